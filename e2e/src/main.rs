@@ -1,0 +1,3 @@
+//! chandler-e2e
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! chandler-operator
+
+fn main() {}

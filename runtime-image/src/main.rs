@@ -1,0 +1,3 @@
+//! chandler-runtime
+
+fn main() {}
