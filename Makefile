@@ -1,0 +1,80 @@
+# Every job of CI calls one of these targets; `make` alone lists them.
+# Whatever is downloaded or built for reuse lives in CHANDLER_CACHE, outside the checkout.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+export CHANDLER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chandler
+export CARGO_TARGET_DIR ?= $(CHANDLER_CACHE)/target
+export CARGO_TERM_PROGRESS_WHEN ?= never
+
+# The cluster of the end-to-end stories; `make cluster-up NAME=lab` makes another one beside it.
+NAME ?= dev
+# Options of the cluster, such as CLUSTER_FLAGS="--gpus 4 --fake-nodes 50 --audit".
+CLUSTER_FLAGS ?=
+# One story by a part of its name: make e2e STORY=operator_killed
+STORY ?=
+
+##@ What a person runs
+
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: ## A cluster, Chandler in it, a model deployed, an answer (CLUSTER=existing|kind|k3d for your own cluster)
+	hack/quickstart
+
+test: ## Everything: lints, unit and golden tests, chart, images, stories on a cluster of their own
+	hack/test
+
+##@ The cluster
+
+cluster-up: ## A real Kubernetes on this machine; prints the kubeconfig's path (NAME=dev CLUSTER_FLAGS=…)
+	e2e/cluster/up --name $(NAME) $(CLUSTER_FLAGS)
+
+cluster-down: ## Ends it; leaves no process, mount, bridge, namespace or table behind
+	e2e/cluster/down --name $(NAME)
+
+##@ Images
+
+images: ## OCI images of operator, runtime and hub stand-in under build/images (ARCH=amd64)
+	hack/images
+
+images-load: ## Imports them into a cluster (CLUSTER=kind|k3d NAME=…; default: the cluster NAME of cluster-up)
+	hack/images-load
+
+images-push: ## Pushes them (REGISTRY=registry.example.com/team)
+	hack/images-push $(REGISTRY)
+
+images-reproducible: ## Builds them twice in different places and compares the digests
+	hack/images-reproducible
+
+##@ Checks, from quick to long
+
+check: fmt clippy deny ## Format, lints, licences and sources
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+deny: ## Licences, bans and sources of all dependencies
+	hack/deny
+
+unit: ## Unit, golden and in-process tests; no cluster needed
+	CHANDLER_DEMO_MODEL=$$(hack/demo-model) cargo test --locked
+
+chart-test: ## helm lint, rendered snapshots, kubeconform, schema refusals
+	hack/chart-test
+
+generate: ## Rewrites what is generated: CRDs, their copies in the chart, the field reference
+	hack/generate
+
+verify: generate check ## Generated files are fresh and the tree is clean
+	git diff --exit-code
+
+e2e: ## The stories, on the cluster NAME (STORY=part_of_a_name for one)
+	hack/e2e $(STORY)
+
+.PHONY: help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit chart-test generate verify e2e
