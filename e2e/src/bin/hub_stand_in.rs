@@ -1,0 +1,68 @@
+//! `hub-stand-in`: serves a folder under Hugging Face's URLs, for the stories and for the quickstart.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use chandler_e2e::hub;
+use clap::Parser;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Serves a folder under Hugging Face's URLs, with faults on request.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Where the hub listens.
+    #[arg(long, env = "HUB_LISTEN", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+
+    /// Where the stand-in for the hub's CDN listens.
+    #[arg(long, env = "HUB_CDN_LISTEN", default_value = "0.0.0.0:8081")]
+    cdn_listen: SocketAddr,
+
+    /// How clients reach the CDN, for example http://cdn.hub.svc:8081.
+    /// Default: the host by which they called the hub, at the CDN's port.
+    #[arg(long, env = "HUB_CDN_URL")]
+    cdn_url: Option<String>,
+
+    /// Repositories lie at FOLDER/ORG/NAME/…; an optional hub.json beside the files says who may read them.
+    #[arg(long, env = "HUB_FOLDER", default_value = "/models")]
+    folder: PathBuf,
+
+    /// How many seconds a link to the CDN is good.
+    #[arg(long, env = "HUB_LINK_SECONDS", default_value_t = 3600)]
+    link_seconds: u64,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let hub = listen(args.listen).await?;
+    let cdn = listen(args.cdn_listen).await?;
+    eprintln!(
+        "serving {} as a hub on {}, large files on {}",
+        args.folder.display(),
+        hub.local_addr()?,
+        cdn.local_addr()?
+    );
+    let config = hub::Config {
+        folder: args.folder,
+        cdn: args.cdn_url,
+        link_lifetime: Duration::from_secs(args.link_seconds),
+    };
+    // As process 1 of a container it gets no default action for SIGTERM.
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = hub::serve(hub, cdn, config) => result.context("the hub stopped serving"),
+        _ = terminated.recv() => Ok(()),
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    }
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+}

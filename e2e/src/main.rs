@@ -1,3 +1,0 @@
-//! chandler-e2e
-
-fn main() {}
