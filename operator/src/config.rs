@@ -1,0 +1,303 @@
+//! Flags and environment of `chandler-operator run`: as typed → as meant.
+//!
+//! Every flag can also be given as `CHANDLER_<FLAG>`; lists are then separated by commas.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use thiserror::Error;
+
+use crate::api::{Hub, PullPolicy};
+
+/// What was typed.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// Namespace that the operator itself runs in; it is named in logs and metrics.
+    #[arg(long, env = "CHANDLER_NAMESPACE", default_value = "chandler-system", value_name = "NAMESPACE")]
+    pub namespace: String,
+
+    /// Serve only this namespace instead of all.
+    #[arg(long, env = "CHANDLER_WATCH_NAMESPACE", value_name = "NAMESPACE")]
+    pub watch_namespace: Option<String>,
+
+    /// Image of the Jobs and of the serving pods.
+    #[arg(long, env = "CHANDLER_RUNTIME_IMAGE", default_value = DEFAULT_RUNTIME_IMAGE, value_name = "REF")]
+    pub runtime_image: String,
+
+    /// When the kubelet pulls that image: Always, IfNotPresent or Never.
+    #[arg(long, env = "CHANDLER_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_name = "POLICY")]
+    pub image_pull_policy: String,
+
+    /// Secret with a registry login, in the namespace of each ModelDeployment. Repeatable.
+    #[arg(long, env = "CHANDLER_IMAGE_PULL_SECRET", value_delimiter = ',', value_name = "NAME")]
+    pub image_pull_secret: Vec<String>,
+
+    /// Address of a hub, such as huggingface=https://huggingface.co. Repeatable.
+    #[arg(long, env = "CHANDLER_HUB_ENDPOINT", value_delimiter = ',', value_name = "HUB=URL")]
+    pub hub_endpoint: Vec<String>,
+
+    /// Proxy of the Jobs for plain HTTP.
+    #[arg(long, env = "CHANDLER_HTTP_PROXY", value_name = "URL")]
+    pub http_proxy: Option<String>,
+
+    /// Proxy of the Jobs for HTTPS.
+    #[arg(long, env = "CHANDLER_HTTPS_PROXY", value_name = "URL")]
+    pub https_proxy: Option<String>,
+
+    /// Hosts that the Jobs reach without a proxy, separated by commas.
+    #[arg(long, env = "CHANDLER_NO_PROXY", value_name = "HOSTS")]
+    pub no_proxy: Option<String>,
+
+    /// File with more trusted certificates (PEM) for the Jobs.
+    #[arg(long, env = "CHANDLER_CA_BUNDLE_FILE", value_name = "PATH")]
+    pub ca_bundle_file: Option<PathBuf>,
+
+    /// Group that owns the files of volumes, or `none` where the cluster assigns one (OpenShift).
+    #[arg(long, env = "CHANDLER_FS_GROUP", default_value = "65532", value_name = "N|none")]
+    pub fs_group: String,
+
+    /// Whether to apply the built-in ModelCards at start.
+    #[arg(long, env = "CHANDLER_BUILTIN_CARDS", default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false")]
+    pub builtin_cards: bool,
+
+    /// Address of /healthz, /readyz and /metrics.
+    #[arg(long, env = "CHANDLER_LISTEN_PROBES", default_value = "0.0.0.0:8081", value_name = "ADDRESS")]
+    pub listen_probes: SocketAddr,
+
+    /// Which log lines to write, such as `info` or `chandler_operator=debug,kube=warn`.
+    #[arg(long, env = "CHANDLER_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+}
+
+const DEFAULT_RUNTIME_IMAGE: &str =
+    concat!("chandler.dev/chandler-runtime:", env!("CARGO_PKG_VERSION"));
+
+/// What is meant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Namespace of the operator itself.
+    pub namespace: String,
+    /// The one namespace to serve; all when absent.
+    pub watch_namespace: Option<String>,
+    /// What every pod is built from.
+    pub pods: PodDefaults,
+    /// Whether to apply the built-in ModelCards.
+    pub builtin_cards: bool,
+    /// Address of the probes.
+    pub listen_probes: SocketAddr,
+}
+
+/// What the installation says about every pod that the operator makes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodDefaults {
+    /// Image of the Jobs and of serving pods.
+    pub image: String,
+    /// When it is pulled.
+    pub pull_policy: PullPolicy,
+    /// Names of Secrets with registry logins.
+    pub pull_secrets: Vec<String>,
+    /// Address of each hub.
+    pub endpoints: BTreeMap<Hub, String>,
+    /// Environment of the Jobs: proxies and trusted certificates.
+    pub job_env: Vec<(String, String)>,
+    /// Group that owns volumes' files.
+    pub fs_group: Option<i64>,
+}
+
+impl Default for PodDefaults {
+    fn default() -> Self {
+        Self {
+            image: DEFAULT_RUNTIME_IMAGE.to_owned(),
+            pull_policy: PullPolicy::IfNotPresent,
+            pull_secrets: Vec::new(),
+            endpoints: default_endpoints(),
+            job_env: Vec::new(),
+            fs_group: Some(65_532),
+        }
+    }
+}
+
+fn default_endpoints() -> BTreeMap<Hub, String> {
+    [
+        (Hub::Huggingface, "https://huggingface.co".to_owned()),
+        (Hub::Modelscope, "https://modelscope.cn".to_owned()),
+    ]
+    .into()
+}
+
+/// Why the flags cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// A flag has a value that it does not know.
+    #[error("--{flag} is {value:?}: {hint}")]
+    Value {
+        /// The flag without dashes.
+        flag: &'static str,
+        /// What was given.
+        value: String,
+        /// What is possible.
+        hint: &'static str,
+    },
+    /// The certificates cannot be read.
+    #[error("failed to read the certificates of --ca-bundle-file {path}")]
+    CaBundle {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Largest bundle of certificates: each Job carries it as an environment variable, and the kernel allows 128 KiB for one.
+const MAX_CA_BUNDLE: usize = 120 * 1024;
+
+impl RunArgs {
+    /// Reads what was typed as what is meant.
+    ///
+    /// # Errors
+    ///
+    /// When a value is unusable or the certificates cannot be read.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let pull_policy = match self.image_pull_policy.as_str() {
+            "Always" => PullPolicy::Always,
+            "IfNotPresent" => PullPolicy::IfNotPresent,
+            "Never" => PullPolicy::Never,
+            _ => {
+                return Err(bad(
+                    "image-pull-policy",
+                    &self.image_pull_policy,
+                    "use Always, IfNotPresent or Never",
+                ));
+            }
+        };
+        let fs_group = match self.fs_group.as_str() {
+            "none" => None,
+            number => match number.parse::<i64>() {
+                Ok(group) if group > 0 => Some(group),
+                _ => return Err(bad("fs-group", number, "use a number above 0, or none")),
+            },
+        };
+        let endpoints = endpoints(&self.hub_endpoint)?;
+        let mut job_env = Vec::new();
+        for (name, value) in [
+            ("HTTP_PROXY", self.http_proxy),
+            ("HTTPS_PROXY", self.https_proxy),
+            ("NO_PROXY", self.no_proxy),
+        ] {
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                job_env.push((name.to_owned(), value));
+            }
+        }
+        if let Some(path) = self.ca_bundle_file.filter(|path| !path.as_os_str().is_empty()) {
+            job_env.push(("CHANDLER_CA_BUNDLE".to_owned(), ca_bundle(path)?));
+        }
+        Ok(Config {
+            namespace: self.namespace,
+            watch_namespace: self.watch_namespace.filter(|name| !name.is_empty()),
+            pods: PodDefaults {
+                image: self.runtime_image,
+                pull_policy,
+                pull_secrets: self.image_pull_secret.into_iter().filter(|n| !n.is_empty()).collect(),
+                endpoints,
+                job_env,
+                fs_group,
+            },
+            builtin_cards: self.builtin_cards,
+            listen_probes: self.listen_probes,
+        })
+    }
+}
+
+fn endpoints(typed: &[String]) -> Result<BTreeMap<Hub, String>, ConfigError> {
+    const HINT: &str = "use HUB=URL with huggingface, modelscope, openmind_hub or csghub, and an http or https address";
+    let mut endpoints = default_endpoints();
+    for entry in typed.iter().filter(|entry| !entry.is_empty()) {
+        let parsed = entry.split_once('=').and_then(|(name, url)| {
+            let hub = Hub::ALL.into_iter().find(|hub| hub.as_str() == name.trim())?;
+            let url = url.trim().trim_end_matches('/');
+            (url.starts_with("https://") || url.starts_with("http://")).then(|| (hub, url.to_owned()))
+        });
+        let (hub, url) = parsed.ok_or_else(|| bad("hub-endpoint", entry, HINT))?;
+        endpoints.insert(hub, url);
+    }
+    Ok(endpoints)
+}
+
+fn ca_bundle(path: PathBuf) -> Result<String, ConfigError> {
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(source) => return Err(ConfigError::CaBundle { path, source }),
+    };
+    if !text.contains("-----BEGIN CERTIFICATE-----") || text.len() > MAX_CA_BUNDLE {
+        return Err(bad(
+            "ca-bundle-file",
+            &path.display().to_string(),
+            "the file must hold certificates as PEM text, 120 KiB at most",
+        ));
+    }
+    Ok(text)
+}
+
+fn bad(flag: &'static str, value: &str, hint: &'static str) -> ConfigError {
+    ConfigError::Value { flag, value: value.to_owned(), hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn parse(flags: &[&str]) -> Result<Config, ConfigError> {
+        Cli::parse_from([&["run"], flags].concat()).run.resolve()
+    }
+
+    #[test]
+    fn no_flag_means_the_public_hubs_and_a_group() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.pods.endpoints[&Hub::Huggingface], "https://huggingface.co");
+        assert_eq!(config.pods.fs_group, Some(65_532));
+        assert!(config.builtin_cards);
+    }
+
+    #[test]
+    fn flags_replace_defaults() {
+        let config = parse(&[
+            "--hub-endpoint=huggingface=http://hub.test:80/",
+            "--fs-group=none",
+            "--builtin-cards=false",
+            "--image-pull-secret=a,b",
+            "--https-proxy=http://proxy.test:3128",
+        ])
+        .unwrap();
+        assert_eq!(config.pods.endpoints[&Hub::Huggingface], "http://hub.test:80");
+        assert_eq!(config.pods.fs_group, None);
+        assert_eq!(config.pods.pull_secrets, ["a", "b"]);
+        assert_eq!(
+            config.pods.job_env,
+            [("HTTPS_PROXY".to_owned(), "http://proxy.test:3128".to_owned())]
+        );
+        assert!(!config.builtin_cards);
+    }
+
+    #[test]
+    fn unusable_values_name_the_flag_and_what_is_possible() {
+        for (flag, words) in [
+            ("--hub-endpoint=elsewhere=http://x", "--hub-endpoint is \"elsewhere=http://x\": use HUB=URL"),
+            ("--fs-group=0", "--fs-group is \"0\": use a number above 0"),
+            ("--image-pull-policy=Sometimes", "use Always, IfNotPresent or Never"),
+            ("--ca-bundle-file=/nonexistent.pem", "failed to read the certificates"),
+        ] {
+            let message = parse(&[flag]).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+        }
+    }
+}
