@@ -191,6 +191,7 @@ fn hub_routes() -> Router<Arc<Hub>> {
         .route("/_faults", axum::routing::post(admin::add_fault))
         .route("/_faults", delete(admin::clear_faults))
         .route("/_requests", get(admin::requests))
+        .route("/_repositories", get(admin::repositories))
         .route(
             "/_repositories/{org}/{name}",
             put(admin::put_repository).delete(admin::forget_repository),

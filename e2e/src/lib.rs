@@ -1,5 +1,32 @@
 //! The end-to-end stories of Chandler: a real cluster, the real chart, real weights, and one stand-in, the hub.
 //!
-//! Nothing depends on this crate. [`hub`] plays Hugging Face; the other modules are the harness of `tests/it`.
+//! Nothing depends on this crate. [`hub`] plays Hugging Face and [`relay`] lets a story reach a Service from inside the cluster;
+//! both are one program and one image. The other modules are the harness of `tests/it`, in the order in which a story uses them.
 
 pub mod hub;
+pub mod relay;
+
+#[cfg(feature = "harness")]
+pub mod chat;
+#[cfg(feature = "harness")]
+pub mod cluster;
+#[cfg(feature = "harness")]
+pub mod forward;
+#[cfg(feature = "harness")]
+pub mod hub_pod;
+#[cfg(feature = "harness")]
+pub mod images;
+#[cfg(feature = "harness")]
+pub mod model;
+#[cfg(feature = "harness")]
+pub mod namespace;
+#[cfg(feature = "harness")]
+pub mod operator;
+#[cfg(feature = "harness")]
+pub mod python;
+#[cfg(feature = "harness")]
+pub mod story;
+#[cfg(feature = "harness")]
+pub mod tools;
+#[cfg(feature = "harness")]
+pub mod wait;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use chandler_e2e::hub;
+use chandler_e2e::{hub, relay};
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,6 +34,11 @@ struct Args {
     /// How many seconds a link to the CDN is good.
     #[arg(long, env = "HUB_LINK_SECONDS", default_value_t = 3600)]
     link_seconds: u64,
+
+    /// Where to listen for connections to pass on; see the crate's module relay. Off by default: whoever reaches
+    /// this port reaches everything that the pod reaches.
+    #[arg(long, env = "HUB_RELAY_LISTEN")]
+    relay_listen: Option<SocketAddr>,
 }
 
 #[tokio::main]
@@ -54,7 +59,16 @@ async fn main() -> anyhow::Result<()> {
     };
     // As process 1 of a container it gets no default action for SIGTERM.
     let mut terminated = signal(SignalKind::terminate())?;
+    let relay = async {
+        match args.relay_listen {
+            Some(address) => relay::serve(listen(address).await?)
+                .await
+                .context("the relay stopped"),
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
+        result = relay => result,
         result = hub::serve(hub, cdn, config) => result.context("the hub stopped serving"),
         _ = terminated.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),

@@ -37,10 +37,7 @@ pub(crate) async fn put_faults(
 }
 
 /// Puts one fault behind the others.
-pub(crate) async fn add_fault(
-    State(hub): State<Arc<Hub>>,
-    Json(fault): Json<Fault>,
-) -> StatusCode {
+pub(crate) async fn add_fault(State(hub): State<Arc<Hub>>, Json(fault): Json<Fault>) -> StatusCode {
     lock(&hub.faults).push(fault);
     StatusCode::NO_CONTENT
 }
@@ -64,6 +61,36 @@ pub(crate) async fn requests(
         .iter()
         .filter(|entry| scope.repository.is_none() || entry.repository == scope.repository);
     Json(wanted.cloned().collect())
+}
+
+/// `ORG/NAME` of every repository in the folder.
+pub(crate) async fn repositories(State(hub): State<Arc<Hub>>) -> Response {
+    let folder = hub.config.folder.clone();
+    match tokio::task::spawn_blocking(move || list(&folder)).await {
+        Ok(Ok(names)) => Json(names).into_response(),
+        Ok(Err(error)) => refuse(&error.to_string()),
+        Err(error) => refuse(&error.to_string()),
+    }
+}
+
+fn list(folder: &std::path::Path) -> std::io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for organisation in std::fs::read_dir(folder)? {
+        let organisation = organisation?;
+        if !organisation.path().is_dir() {
+            continue;
+        }
+        for repository in std::fs::read_dir(organisation.path())? {
+            let name = repository?.file_name();
+            names.push(format!(
+                "{}/{}",
+                organisation.file_name().display(),
+                name.display()
+            ));
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// Makes a repository, or gives one that exists other settings. `copyOf` takes the files of another one, without copying them.

@@ -64,9 +64,11 @@ pub(crate) async fn tree(
     )
     .await?;
     let entries = repository.files.iter().map(|(path, file)| {
-        let mut entry = json!({ "type": "file", "path": path, "size": file.size, "oid": file.blob_id });
+        let mut entry =
+            json!({ "type": "file", "path": path, "size": file.size, "oid": file.blob_id });
         if let Some(pointer_size) = file.pointer_size {
-            entry["lfs"] = json!({ "oid": file.sha256, "size": file.size, "pointerSize": pointer_size });
+            entry["lfs"] =
+                json!({ "oid": file.sha256, "size": file.size, "pointerSize": pointer_size });
         }
         entry
     });

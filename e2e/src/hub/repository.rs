@@ -225,11 +225,7 @@ fn content_digest(files: &BTreeMap<String, StoredFile>) -> String {
     hex(&digest.finalize())
 }
 
-fn collect(
-    root: &Path,
-    folder: &Path,
-    files: &mut BTreeMap<String, StoredFile>,
-) -> io::Result<()> {
+fn collect(root: &Path, folder: &Path, files: &mut BTreeMap<String, StoredFile>) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let source = entry?.path();
         let meta = std::fs::metadata(&source)?;

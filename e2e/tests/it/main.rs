@@ -1,0 +1,24 @@
+//! The stories. Each runs on the cluster of `KUBECONFIG` in a namespace of its own that takes only restricted pods;
+//! `contract` and `others_hubs` need no cluster.
+//!
+//! ```text
+//! make e2e                    all
+//! make e2e STORY=gated        those with this word in their name
+//! KEEP=1 make e2e STORY=…     the namespace stays for a look at it
+//! ```
+
+mod admission;
+mod answer;
+mod bad_input;
+mod conflict;
+mod contract;
+mod delete;
+mod gated;
+mod hub_trouble;
+mod install;
+mod others_hubs;
+mod recovery;
+mod registry;
+mod served;
+mod upgrade;
+mod weights;

@@ -1,0 +1,159 @@
+//! The operator, installed by Helm from the chart, with the chart's own permissions.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cluster::{Cluster, POD};
+use crate::images::{Image, Images};
+use crate::tools::run;
+use crate::wait::{Seen, until};
+use crate::{hub_pod, namespace};
+
+/// The operator's namespace.
+pub const NAMESPACE: &str = "chandler-system";
+
+/// The release, and by the chart's rule the name of the operator's objects.
+pub const RELEASE: &str = "chandler";
+
+/// How long an installation may take: an image is loaded already, or small.
+const INSTALL_SECONDS: &str = "120s";
+
+/// Installs the chart, or upgrades what is there, with the images of this run and the hub stand-in.
+///
+/// # Errors
+/// When Helm fails.
+pub async fn install(cluster: &Cluster, images: &Images) -> Result<()> {
+    install_with(cluster, &values(images)?).await
+}
+
+/// The same with these values instead.
+///
+/// # Errors
+/// When Helm fails.
+pub async fn install_with(cluster: &Cluster, values: &[String]) -> Result<()> {
+    namespace::make(cluster, NAMESPACE, "operator").await?;
+    let mut arguments = vec![
+        "upgrade".to_owned(),
+        "--install".to_owned(),
+        RELEASE.to_owned(),
+        "charts/chandler".to_owned(),
+        format!("--namespace={NAMESPACE}"),
+        "--wait".to_owned(),
+        format!("--timeout={INSTALL_SECONDS}"),
+    ];
+    for value in values {
+        arguments.push("--set-string".to_owned());
+        arguments.push(value.clone());
+    }
+    run("helm", &arguments).await?;
+    Ok(())
+}
+
+/// Values that name the images of this run and the hub stand-in.
+///
+/// # Errors
+/// When an image has no registry in its name.
+pub fn values(images: &Images) -> Result<Vec<String>> {
+    let (operator, runtime) = (split(&images.operator)?, split(&images.runtime)?);
+    Ok(vec![
+        format!("image.registry={}", operator.0),
+        format!("image.repository={}", operator.1),
+        format!("image.tag={}", images.operator.tag),
+        format!("runtime.image.registry={}", runtime.0),
+        format!("runtime.image.repository={}", runtime.1),
+        format!("runtime.image.tag={}", images.runtime.tag),
+        format!("hubs.huggingface.endpoint={}", hub_pod::ENDPOINT),
+    ])
+}
+
+/// Registry (with folder) and name.
+fn split(image: &Image) -> Result<(&str, &str)> {
+    image
+        .name
+        .rsplit_once('/')
+        .with_context(|| format!("image {} has no registry in its name", image.name))
+}
+
+/// Uninstalls the chart and waits until the operator's pods are gone.
+///
+/// # Errors
+/// When Helm fails or a pod stays.
+pub async fn uninstall(cluster: &Cluster) -> Result<()> {
+    let arguments = [
+        "uninstall",
+        RELEASE,
+        "-n",
+        NAMESPACE,
+        "--wait",
+        "--timeout=60s",
+    ];
+    run("helm", &arguments).await?;
+    until(
+        Duration::from_secs(60),
+        "the operator's pods to be gone",
+        async || {
+            let pods = cluster.list(POD, NAMESPACE, "").await?;
+            Ok(Seen::when(pods.is_empty(), || {
+                format!("{} pods", pods.len())
+            }))
+        },
+    )
+    .await
+}
+
+/// Kills the operator's pod at once, as a node's death would, and gives the name of the pod that died.
+///
+/// # Errors
+/// When there is no such pod.
+pub async fn kill(cluster: &Cluster) -> Result<String> {
+    let name = running_pod(cluster).await?;
+    let arguments = [
+        "delete",
+        "pod",
+        &name,
+        "-n",
+        NAMESPACE,
+        "--grace-period=0",
+        "--force",
+    ];
+    run("kubectl", &arguments).await?;
+    Ok(name)
+}
+
+/// The operator's pod that is ready.
+///
+/// # Errors
+/// When there is none after a while.
+pub async fn running_pod(cluster: &Cluster) -> Result<String> {
+    until(
+        Duration::from_secs(60),
+        "a ready pod of the operator",
+        async || {
+            let selector = format!("app.kubernetes.io/instance={RELEASE}");
+            let pods = cluster.list(POD, NAMESPACE, &selector).await?;
+            let ready = pods.iter().find(|pod| {
+                pod["status"]["containerStatuses"][0]["ready"] == true
+                    && pod["metadata"]["deletionTimestamp"].is_null()
+            });
+            Ok(match ready {
+                Some(pod) => Seen::Yes(pod["metadata"]["name"].as_str().unwrap_or("").to_owned()),
+                None => Seen::NotYet(format!("{} pods, none ready", pods.len())),
+            })
+        },
+    )
+    .await
+}
+
+/// Refuses to go on without an operator that has been installed.
+///
+/// # Errors
+/// When Helm knows no such release.
+pub async fn check_installed() -> Result<()> {
+    let listed = run("helm", &["list", "-n", NAMESPACE, "-q"]).await?;
+    ensure!(
+        listed.lines().any(|line| line == RELEASE),
+        "helm knows no release {RELEASE} in {NAMESPACE}: {listed:?}"
+    );
+    Ok(())
+}

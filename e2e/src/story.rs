@@ -1,0 +1,209 @@
+//! What every story starts from: a cluster with the operator and the hub, made once per run, and a namespace of its own.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::LazyLock;
+
+use anyhow::{Context, Result, anyhow};
+use futures::FutureExt;
+use serde_json::Value;
+use tokio::runtime::Runtime;
+use tokio::sync::{OnceCell, RwLock};
+
+use crate::chat::Endpoint;
+use crate::cluster::{Cluster, Kind, MODEL_DEPLOYMENT, NAMESPACE};
+use crate::hub_pod::HubPod;
+use crate::images::Images;
+use crate::{model, namespace, operator};
+
+/// What one run shares.
+pub struct World {
+    /// The cluster of `KUBECONFIG`.
+    pub cluster: Cluster,
+    /// The images of `make images`.
+    pub images: Images,
+    /// The hub stand-in.
+    pub hub: HubPod,
+}
+
+/// Whether a story bears others beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    /// Runs beside others.
+    Welcome,
+    /// Takes the operator away for a while, so it runs alone.
+    Alone,
+}
+
+/// One story: the world, and a namespace of its own.
+pub struct Story {
+    /// What all stories share.
+    pub world: &'static World,
+    /// The story's namespace; restricted Pod Security is enforced on it.
+    pub namespace: String,
+}
+
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Runtime::new().expect("a machine that runs the stories has threads"));
+/// The failure is kept too, so that it is told at once to every story.
+static WORLD: OnceCell<Result<World, String>> = OnceCell::const_new();
+static TURNS: RwLock<()> = RwLock::const_new(());
+
+/// Runs a story in the namespace `chandler-e2e-NAME`, tells the state of things if it fails, and cleans up.
+///
+/// # Panics
+/// When the story fails: this is what a test is told by.
+pub fn story(name: &str, company: Company, body: impl AsyncFnOnce(&Story) -> Result<()>) {
+    RUNTIME.block_on(async {
+        let world = WORLD.get_or_init(make_world).await;
+        let world = match world {
+            Ok(world) => world,
+            Err(error) => panic!("the stories cannot start: {error}"),
+        };
+        let _shared;
+        let _alone;
+        match company {
+            Company::Welcome => _shared = TURNS.read().await,
+            Company::Alone => _alone = TURNS.write().await,
+        }
+        let story = Story {
+            world,
+            namespace: format!("chandler-e2e-{name}"),
+        };
+        if let Err(error) = story.run(name, body).await {
+            panic!("{error:#}");
+        }
+    });
+}
+
+/// Runs a test that needs no cluster.
+///
+/// # Panics
+/// When it fails.
+pub fn without_cluster(body: impl Future<Output = Result<()>>) {
+    if let Err(error) = RUNTIME.block_on(body) {
+        panic!("{error:#}");
+    }
+}
+
+async fn make_world() -> Result<World, String> {
+    let made = async {
+        let cluster = Cluster::attach().await?;
+        namespace::remove_leftovers(&cluster).await?;
+        let images = Images::read()?;
+        let hub = HubPod::start(&cluster, &images.hub).await?;
+        if let Err(error) = operator::install(&cluster, &images).await {
+            namespace::dump(&cluster, operator::NAMESPACE).await;
+            return Err(error);
+        }
+        Ok(World {
+            cluster,
+            images,
+            hub,
+        })
+    };
+    made.await.map_err(|error| format!("{error:#}"))
+}
+
+impl Story {
+    async fn run(&self, name: &str, body: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<()> {
+        let cluster = &self.world.cluster;
+        namespace::gone(cluster, &self.namespace).await?;
+        namespace::make(cluster, &self.namespace, name).await?;
+        let result = AssertUnwindSafe(body(self))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|panic| Err(anyhow!("{}", words(&*panic))));
+        if result.is_err() {
+            namespace::dump(cluster, &self.namespace).await;
+        }
+        if !namespace::is_kept() {
+            cluster.delete(NAMESPACE, "", &self.namespace).await?;
+        }
+        result
+    }
+
+    /// The story's own repository on the hub: faults on it touch no other story.
+    #[must_use]
+    pub fn repository(&self) -> String {
+        format!("{}/SmolLM2-135M-Instruct-GGUF", self.namespace)
+    }
+
+    /// Applies one object in the story's namespace.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn apply(&self, kind: Kind, object: Value) -> Result<Value> {
+        self.world
+            .cluster
+            .apply(kind, &self.namespace, object)
+            .await
+    }
+
+    /// Offers the story's repository and applies a ModelDeployment of it.
+    ///
+    /// # Errors
+    /// When hub or API server refuses.
+    pub async fn deploy(&self) -> Result<()> {
+        self.world
+            .hub
+            .offer(&self.repository(), serde_json::json!({}))
+            .await?;
+        let object = model::deployment(&self.repository());
+        self.apply(MODEL_DEPLOYMENT, object).await?;
+        Ok(())
+    }
+
+    /// Waits until the story's ModelDeployment is Ready.
+    ///
+    /// # Errors
+    /// When the deadline passes.
+    pub async fn ready(&self) -> Result<Value> {
+        model::ready(&self.world.cluster, &self.namespace, model::NAME).await
+    }
+
+    /// Waits until a condition of the story's ModelDeployment has this status and reason, and gives its message.
+    ///
+    /// # Errors
+    /// When the deadline passes.
+    pub async fn reason(
+        &self,
+        within: std::time::Duration,
+        wanted: (&str, &str, &str),
+    ) -> Result<String> {
+        let cluster = &self.world.cluster;
+        let found = model::reason(cluster, &self.namespace, model::NAME, within, wanted).await?;
+        Ok(found["message"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// The Service of the story's ModelDeployment, reached as a pod reaches it: by the address that its status names.
+    ///
+    /// # Errors
+    /// When the status names none.
+    pub async fn endpoint(&self, object: &Value) -> Result<Endpoint> {
+        let address = object["status"]["endpoint"]
+            .as_str()
+            .context("status.endpoint is empty")?;
+        let host = address
+            .trim_start_matches("http://")
+            .split('/')
+            .next()
+            .unwrap_or_default();
+        let target = if host.contains(':') {
+            host.to_owned()
+        } else {
+            format!("{host}:80")
+        };
+        Endpoint::new(self.world.hub.way_to(&target).await?)
+    }
+}
+
+/// What a panic said.
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else {
+        "the story panicked".to_owned()
+    }
+}

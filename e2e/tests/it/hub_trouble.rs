@@ -1,0 +1,141 @@
+//! The hub says no, or breaks off. The condition says so in words that a person can act on, and a mended hub heals it without a touch.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use chandler_e2e::story::{Company, story};
+use serde_json::json;
+
+/// Two pods of Jobs start, ask and fail.
+const TOLD_WITHIN: Duration = Duration::from_secs(90);
+
+/// The runtime itself retries a hub that breaks off for about a minute before it gives up.
+const TOLD_AFTER_RETRIES: Duration = Duration::from_secs(200);
+
+/// Each text must stand in the message: what was tried, on what, what to do.
+fn check_message(message: &str, texts: &[&str]) -> Result<()> {
+    for text in texts {
+        ensure!(
+            message.to_lowercase().contains(&text.to_lowercase()),
+            "the message lacks \"{text}\": {message}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_repository_that_the_hub_does_not_know_is_told_and_heals_when_it_appears() {
+    story("not-found", Company::Welcome, async |story| {
+        let (hub, repository) = (&story.world.hub, story.repository());
+        let answer = json!({ "then": {
+            "status": 404,
+            "headers": { "X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found" },
+            "body": "{\"error\":\"Repository not found\"}",
+        } });
+        hub.spoil(&repository, answer).await?;
+        story.deploy().await?;
+        let message = story
+            .reason(TOLD_WITHIN, ("WeightsCached", "False", "NotFoundOnHub"))
+            .await?;
+        check_message(&message, &[&repository, chandler_e2e::hub_pod::ENDPOINT])?;
+        let ready = story
+            .reason(TOLD_WITHIN, ("Ready", "False", "NotFoundOnHub"))
+            .await?;
+        check_message(&ready, &[&repository])?;
+        hub.mend(&repository).await?;
+        story.ready().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_hub_that_wants_a_login_is_told_and_heals_when_it_no_longer_does() {
+    story("unauthorized", Company::Welcome, async |story| {
+        let (hub, repository) = (&story.world.hub, story.repository());
+        hub.offer(
+            &repository,
+            json!({ "access": "private", "tokens": ["secret"] }),
+        )
+        .await?;
+        let object = chandler_e2e::model::deployment(&repository);
+        story
+            .apply(chandler_e2e::cluster::MODEL_DEPLOYMENT, object)
+            .await?;
+        let message = story
+            .reason(
+                TOLD_WITHIN,
+                ("WeightsCached", "False", "CredentialsMissing"),
+            )
+            .await?;
+        check_message(&message, &[&repository, "401", "tokenSecretRef"])?;
+        hub.offer(&repository, json!({})).await?;
+        story.ready().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_connection_that_is_cut_at_half_of_every_try_is_told_and_heals() {
+    story("cut", Company::Welcome, async |story| {
+        let (hub, repository) = (&story.world.hub, story.repository());
+        // Were ranges honoured, every try would bring half of the rest.
+        let cut = json!({ "site": "cdn", "then": { "cutAfterPercent": 50, "ignoreRange": true } });
+        hub.spoil(&repository, cut).await?;
+        story.deploy().await?;
+        let message = story
+            .reason(
+                TOLD_AFTER_RETRIES,
+                ("WeightsCached", "False", "HubUnreachable"),
+            )
+            .await?;
+        check_message(&message, &[".gguf"])?;
+        hub.mend(&repository).await?;
+        story.ready().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_connection_that_is_cut_once_is_resumed_where_it_broke_off() {
+    story("cut-once", Company::Welcome, async |story| {
+        let (hub, repository) = (&story.world.hub, story.repository());
+        let cut = json!({ "site": "cdn", "method": "GET", "times": 1, "then": { "cutAfterPercent": 50 } });
+        hub.spoil(&repository, cut).await?;
+        story.deploy().await?;
+        story.ready().await?;
+        let log = hub.requests(&repository).await?;
+        let loads: Vec<_> = log
+            .iter()
+            .filter(|entry| entry.method == "GET" && entry.path.starts_with("/repos/"))
+            .collect();
+        ensure!(loads.len() == 2, "{loads:?}");
+        let range = loads[1].range.as_deref().unwrap_or_default();
+        let first: u64 = range
+            .trim_start_matches("bytes=")
+            .trim_end_matches('-')
+            .parse()
+            .unwrap_or(0);
+        ensure!(first > 40_000_000, "not resumed but begun again: {range:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn wrong_bytes_are_never_served() {
+    story("wrong-bytes", Company::Welcome, async |story| {
+        let (hub, repository) = (&story.world.hub, story.repository());
+        let wrong = json!({ "site": "cdn", "then": { "wrongBytes": { "start": 50_000_000, "end": 50_000_016 } } });
+        hub.spoil(&repository, wrong).await?;
+        story.deploy().await?;
+        let message = story
+            .reason(
+                TOLD_AFTER_RETRIES,
+                ("WeightsCached", "False", "DigestMismatch"),
+            )
+            .await?;
+        check_message(&message, &[".gguf", "sha256"])?;
+        hub.mend(&repository).await?;
+        story.ready().await?;
+        Ok(())
+    });
+}
