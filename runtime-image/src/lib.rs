@@ -5,6 +5,7 @@
 pub mod answer;
 pub mod fetch;
 pub mod hub;
+mod job;
 pub mod manifest;
 pub mod resolve;
 pub mod support;
