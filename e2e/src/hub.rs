@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{delete, get, put};
+use axum::routing::{get, post, put};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
@@ -97,13 +97,16 @@ pub struct LoggedRequest {
     pub fault: bool,
 }
 
+/// A repository that is being read or has been; several requests wait for one reading.
+type Reading = Arc<OnceCell<Option<Arc<Repository>>>>;
+
 /// What all requests share.
 pub(crate) struct Hub {
     config: Config,
     cdn_port: u16,
     /// Signs links to the CDN; new with each process.
     secret: [u8; 32],
-    repositories: Mutex<HashMap<RepositoryId, Arc<OnceCell<Option<Arc<Repository>>>>>>,
+    repositories: Mutex<HashMap<RepositoryId, Reading>>,
     faults: Mutex<Vec<Fault>>,
     log: Mutex<VecDeque<LoggedRequest>>,
 }
@@ -182,14 +185,22 @@ fn hub_routes() -> Router<Arc<Hub>> {
         )
         .route("/api/models/{org}/{name}/tree/{rev}", get(metadata::tree))
         .route(
+            "/api/models/{org}/{name}/paths-info/{rev}",
+            post(metadata::paths_info),
+        )
+        .route(
             "/api/resolve-cache/models/{org}/{name}/{rev}/{*path}",
             get(content::small_file),
         )
         .route("/{org}/{name}/resolve/{rev}/{*path}", get(content::resolve))
         .route("/_healthz", get(|| async { "alive" }))
-        .route("/_faults", get(admin::faults).put(admin::put_faults))
-        .route("/_faults", axum::routing::post(admin::add_fault))
-        .route("/_faults", delete(admin::clear_faults))
+        .route(
+            "/_faults",
+            get(admin::faults)
+                .put(admin::put_faults)
+                .post(admin::add_fault)
+                .delete(admin::clear_faults),
+        )
         .route("/_requests", get(admin::requests))
         .route("/_repositories", get(admin::repositories))
         .route(

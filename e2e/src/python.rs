@@ -6,14 +6,15 @@ use anyhow::{Context, Result};
 
 use crate::tools::{checkout, run};
 
-/// The folder of the Python environment; made on the first call of a machine.
+/// The folder of a Python environment, of the clients where no name is given; made on the first call of a machine.
 ///
 /// # Errors
 /// When it cannot be made.
-pub async fn environment() -> Result<PathBuf> {
+pub async fn environment(name: Option<&str>) -> Result<PathBuf> {
     let script = checkout().join("e2e/python/venv");
     let script = script.to_str().context("the checkout's path is not text")?;
-    let folder = run::<&str>(script, &[]).await?;
+    let arguments: Vec<&str> = name.into_iter().collect();
+    let folder = run(script, &arguments).await?;
     Ok(PathBuf::from(folder.trim()))
 }
 
@@ -22,7 +23,7 @@ pub async fn environment() -> Result<PathBuf> {
 /// # Errors
 /// When it fails; the error holds its traceback.
 pub async fn script(name: &str, arguments: &[&str]) -> Result<String> {
-    let python = environment().await?.join("bin/python");
+    let python = environment(None).await?.join("bin/python");
     let python = python
         .to_str()
         .context("the environment's path is not text")?;

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
+use axum::{Form, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Hub;
 use super::refusal::{Refusal, Wish, check_access};
-use super::repository::{Access, Repository, RepositoryId};
+use super::repository::{Access, Repository, RepositoryId, StoredFile};
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct ModelQuery {
@@ -63,16 +63,43 @@ pub(crate) async fn tree(
         Wish::Metadata,
     )
     .await?;
-    let entries = repository.files.iter().map(|(path, file)| {
-        let mut entry =
-            json!({ "type": "file", "path": path, "size": file.size, "oid": file.blob_id });
-        if let Some(pointer_size) = file.pointer_size {
-            entry["lfs"] =
-                json!({ "oid": file.sha256, "size": file.size, "pointerSize": pointer_size });
-        }
-        entry
-    });
+    let entries = repository
+        .files
+        .iter()
+        .map(|(path, file)| tree_entry(path, file));
     Ok(Json(entries.collect()))
+}
+
+/// The entries of the paths in the form field `paths`, which may stand there several times. Unknown paths are left out.
+pub(crate) async fn paths_info(
+    State(hub): State<Arc<Hub>>,
+    Path((organisation, name, revision)): Path<(String, String, String)>,
+    headers: HeaderMap,
+    Form(fields): Form<Vec<(String, String)>>,
+) -> Result<Json<Vec<Value>>, Refusal> {
+    let (_, repository) = find(
+        &hub,
+        &organisation,
+        &name,
+        &revision,
+        &headers,
+        Wish::Metadata,
+    )
+    .await?;
+    let entries = fields
+        .iter()
+        .filter(|(field, _)| field == "paths")
+        .filter_map(|(_, path)| Some(tree_entry(path, repository.files.get(path)?)));
+    Ok(Json(entries.collect()))
+}
+
+fn tree_entry(path: &str, file: &StoredFile) -> Value {
+    let mut entry = json!({ "type": "file", "path": path, "size": file.size, "oid": file.blob_id });
+    if let Some(pointer_size) = file.pointer_size {
+        entry["lfs"] =
+            json!({ "oid": file.sha256, "size": file.size, "pointerSize": pointer_size });
+    }
+    entry
 }
 
 /// The repository, if it exists, holds the revision, and the caller may have its wish.
