@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
+use chandler_runtime::config::ServeArgs;
 use chandler_runtime::fetch::{self, FetchArgs};
 use chandler_runtime::resolve::{self, ResolveArgs};
+use chandler_runtime::serve;
 use clap::Parser;
 
 /// Fetches and serves open models.
@@ -14,11 +16,14 @@ enum Command {
     Resolve(ResolveArgs),
     /// Bring a model's files into a folder, each checked against the hub's digests.
     Fetch(FetchArgs),
+    /// Serve a model over an OpenAI-compatible API.
+    Serve(ServeArgs),
 }
 
 fn main() -> ExitCode {
     match Command::parse() {
         Command::Resolve(args) => resolve::run(args),
         Command::Fetch(args) => fetch::run(args),
+        Command::Serve(args) => serve::run(&args),
     }
 }

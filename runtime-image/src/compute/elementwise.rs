@@ -1,0 +1,186 @@
+//! Operations on one row: norm, rotation, gate, rounding to bytes.
+//!
+//! Each body is plain Rust written so that the compiler can use vectors; [`by_instructions`] compiles it once per
+//! instruction set. No body contracts a product and a sum into one rounding, so all sets give the same bits.
+
+use super::matrix::BLOCK;
+
+/// Width of the partial sums in reductions; fixed, so that results do not depend on the processor.
+const LANES: usize = 16;
+
+/// Declares a function that runs `$body` compiled for the processor at hand.
+macro_rules! by_instructions {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $body:ident) => {
+        $(#[$doc])*
+        #[expect(clippy::allow_attributes, reason = "the number of arguments differs between the uses of this macro")]
+        #[allow(clippy::too_many_arguments, reason = "rows, shapes and results of one kernel")]
+        $vis fn $name(instructions: $crate::compute::Instructions, $($arg: $type),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+                #[allow(clippy::too_many_arguments, reason = "as above")]
+                fn with_avx512($($arg: $type),*) { $body($($arg),*) }
+                #[target_feature(enable = "avx2,fma,f16c")]
+                #[allow(clippy::too_many_arguments, reason = "as above")]
+                fn with_avx2($($arg: $type),*) { $body($($arg),*) }
+                match instructions {
+                    // SAFETY: the variant exists only where these instructions were detected.
+                    $crate::compute::Instructions::Avx512Vnni => return unsafe { with_avx512($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::compute::Instructions::Avx2 => return unsafe { with_avx2($($arg),*) },
+                    $crate::compute::Instructions::Scalar => {}
+                }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = instructions;
+            $body($($arg),*);
+        }
+    };
+}
+pub(crate) use by_instructions;
+
+by_instructions! {
+    /// Root mean square norm: `out = x / sqrt(mean(x²) + epsilon) * weight`.
+    pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) = rms_norm_body
+}
+
+#[inline(always)]
+fn rms_norm_body(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+    let mut partial = [0_f32; LANES];
+    let mut chunks = x.chunks_exact(LANES);
+    for chunk in &mut chunks {
+        for (partial, value) in partial.iter_mut().zip(chunk) {
+            *partial += value * value;
+        }
+    }
+    for (partial, value) in partial.iter_mut().zip(chunks.remainder()) {
+        *partial += value * value;
+    }
+    let square = partial.iter().sum::<f32>() / x.len() as f32;
+    let factor = 1.0 / (square + epsilon).sqrt();
+    for ((out, value), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = value * factor * weight;
+    }
+}
+
+by_instructions! {
+    /// Adds `x` to `sum`.
+    pub fn add(sum: &mut [f32], x: &[f32]) = add_body
+}
+
+#[inline(always)]
+fn add_body(sum: &mut [f32], x: &[f32]) {
+    for (sum, value) in sum.iter_mut().zip(x) {
+        *sum += value;
+    }
+}
+
+by_instructions! {
+    /// `out = gate / (1 + exp(-gate)) * up`: the activation of a Llama feed-forward layer.
+    pub fn silu_times(gate: &[f32], up: &[f32], out: &mut [f32]) = silu_times_body
+}
+
+#[inline(always)]
+fn silu_times_body(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+        *out = gate / (1.0 + exp(-gate)) * up;
+    }
+}
+
+by_instructions! {
+    /// Rounds a row to blocks of 32 signed bytes; the results are explained at [`super::activation::Activation`].
+    pub fn quantize(x: &[f32], quants: &mut [i8], scales: &mut [f32], offsets: &mut [i32], sums: &mut [f32]) = quantize_body
+}
+
+#[inline(always)]
+fn quantize_body(x: &[f32], quants: &mut [i8], scales: &mut [f32], offsets: &mut [i32], sums: &mut [f32]) {
+    /// Adding and taking away 1.5 * 2^23 rounds to the nearest whole number, ties to even, for small numbers.
+    const ROUNDER: f32 = 12_582_912.0;
+    for (index, (x, quants)) in x.chunks_exact(BLOCK).zip(quants.chunks_exact_mut(BLOCK)).enumerate() {
+        let mut partial = [0_f32; LANES];
+        for half in x.chunks_exact(LANES) {
+            for (partial, value) in partial.iter_mut().zip(half) {
+                *partial = if value.abs() > *partial { value.abs() } else { *partial };
+            }
+        }
+        let largest = partial.iter().fold(0_f32, |largest, value| largest.max(*value));
+        let scale = largest / 127.0;
+        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        let mut sum = 0_i32;
+        for (quant, value) in quants.iter_mut().zip(x) {
+            let whole = (value * inverse + ROUNDER) - ROUNDER;
+            // SAFETY: the factor brings the magnitude to 127 at most; for a value that is no number the bits do not matter.
+            let byte = if whole.abs() <= 128.0 { unsafe { whole.to_int_unchecked::<i32>() } } else { 0 };
+            *quant = byte as i8;
+            sum += byte;
+        }
+        scales[index] = scale;
+        offsets[index] = -128 * sum;
+        sums[index] = scale * sum as f32;
+    }
+}
+
+/// e to the power of `x`, within 2e-7 of the true value, in operations that vectorise.
+/// Large arguments give infinity's neighbourhood (e^88), small ones zero's (e^-87).
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    const ROUNDER: f32 = 12_582_912.0;
+    let x = if x > 88.0 { 88.0 } else { x };
+    let x = if x < -87.0 { -87.0 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUNDER;
+    let whole = shifted - ROUNDER;
+    // ln 2 in two parts, so that the remainder keeps its low bits (Cody and Waite).
+    let rest = (x - whole * 0.693_359_4) + whole * 2.121_944_4e-4;
+    let mut sum = 1.987_569_1e-4_f32;
+    for factor in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5] {
+        sum = sum * rest + factor;
+    }
+    let power = sum * rest * rest + rest + 1.0;
+    // The low bits of `shifted` hold the whole number; moved to the exponent they multiply by 2^whole.
+    f32::from_bits(power.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+/// Rotates one head's pairs by the angles of one position, in place.
+/// `neighbours` says which numbers form a pair: 2i and 2i+1 (GGUF llama files) or i and i + half (hub files).
+pub fn rotate(head: &mut [f32], cosines: &[f32], sines: &[f32], neighbours: bool) {
+    let half = cosines.len();
+    for index in 0..half {
+        let (a, b) = if neighbours { (2 * index, 2 * index + 1) } else { (index, index + half) };
+        let (x, y) = (head[a], head[b]);
+        head[a] = x * cosines[index] - y * sines[index];
+        head[b] = x * sines[index] + y * cosines[index];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::Instructions;
+
+    #[test]
+    fn exp_is_close_everywhere_it_is_used() {
+        for step in -8_700..8_800 {
+            let x = step as f32 / 100.0;
+            let (ours, exact) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((ours / exact - 1.0).abs() < 3e-7, "exp({x}) = {ours}, not {exact}");
+        }
+        assert!(exp(-1e9) < 1e-37 && exp(f32::NEG_INFINITY) < 1e-37);
+    }
+
+    #[test]
+    fn all_instruction_sets_round_to_the_same_bytes() {
+        let x: Vec<f32> = (0..96).map(|i| (i as f32 * 0.77).sin() * 3.0).collect();
+        let run = |set| {
+            let (mut quants, mut scales, mut offsets, mut sums) = (vec![0; 96], vec![0.0; 3], vec![0; 3], vec![0.0; 3]);
+            quantize(set, &x, &mut quants, &mut scales, &mut offsets, &mut sums);
+            (quants, scales, offsets, sums)
+        };
+        let plain = run(Instructions::Scalar);
+        for (value, quant) in x.iter().zip(&plain.0) {
+            assert!((value - f32::from(*quant) * 3.0 / 127.0).abs() < 0.03);
+        }
+        for set in Instructions::available() {
+            assert_eq!(run(set), plain, "{}", set.name());
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The engine's handle: admit, submit, receive. One thread owns the model; everything else talks to it through here.
+//!
+//! The engine knows no HTTP and the handle no tensors. Dropping a [`Generation`] cancels it within one step.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
+
+use crate::metrics::Metrics;
+use crate::model::Model;
+use crate::request::GenerateRequest;
+use crate::tokenizer::Tokenizer;
+
+pub mod cache;
+pub mod sampler;
+pub mod scheduler;
+pub mod sequence;
+mod worker;
+
+pub use sequence::Finish;
+
+/// How many generations the engine takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineLimits {
+    /// Tokens of prompt and answer together.
+    pub context_length: usize,
+    /// Generations that run at once.
+    pub sequences: usize,
+    /// Generations that wait.
+    pub queue: usize,
+}
+
+/// All places are taken: come back later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{running} requests are running and {queue} are waiting, which is all this server takes; try again later")]
+pub struct Overloaded {
+    /// Generations that run at once.
+    pub running: usize,
+    /// Generations that wait.
+    pub queue: usize,
+}
+
+/// The thread that owns the model is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the engine has stopped after an internal fault")]
+pub struct Stopped;
+
+/// A place among those that run or wait; freed when dropped.
+#[derive(Debug)]
+pub struct Permit(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+
+/// What a generation reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// More text, and the tokens that made it; the text may be empty.
+    Text {
+        /// Whole characters.
+        text: String,
+    },
+    /// The end.
+    Finished {
+        /// Why.
+        finish: Finish,
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens of the answer, an end token included.
+        completion_tokens: usize,
+    },
+}
+
+/// A running or waiting generation.
+#[derive(Debug)]
+pub struct Generation {
+    events: tokio::sync::mpsc::UnboundedReceiver<Event>,
+}
+
+impl Generation {
+    /// The next event; an error when the engine died before the end.
+    ///
+    /// # Errors
+    /// When the engine has stopped.
+    pub async fn next(&mut self) -> Result<Event, Stopped> {
+        self.events.recv().await.ok_or(Stopped)
+    }
+}
+
+struct Submission {
+    request: GenerateRequest,
+    permit: Permit,
+    events: tokio::sync::mpsc::UnboundedSender<Event>,
+}
+
+/// Hands requests to the thread that owns the model.
+#[derive(Clone)]
+pub struct Engine {
+    places: Arc<Semaphore>,
+    /// Bounded by `places`: every message carries a permit.
+    submissions: mpsc::Sender<Submission>,
+    limits: EngineLimits,
+}
+
+impl Engine {
+    /// Starts the thread. The receiver hears when it ends: with nothing after the last handle was dropped,
+    /// with a message after a fault.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(
+        model: Box<dyn Model>,
+        tokenizer: Arc<Tokenizer>,
+        limits: EngineLimits,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<(Self, oneshot::Receiver<Option<String>>)> {
+        let (submissions, receiver) = mpsc::channel();
+        let (ended, end) = oneshot::channel();
+        thread::Builder::new().name("engine".to_owned()).spawn(move || {
+            let worker = worker::Worker::new(model, tokenizer, limits, metrics, receiver);
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run()));
+            let fault = match outcome {
+                Ok(Ok(())) => None,
+                Ok(Err(fault)) => Some(fault.to_string()),
+                Err(panic) => Some(describe(panic.as_ref())),
+            };
+            // Nobody may be listening any more while the process ends.
+            let _ = ended.send(fault);
+        })?;
+        let places = Arc::new(Semaphore::new(limits.sequences + limits.queue));
+        Ok((Self { places, submissions, limits }, end))
+    }
+
+    /// Takes a place.
+    ///
+    /// # Errors
+    /// When all are taken.
+    pub fn admit(&self) -> Result<Permit, Overloaded> {
+        match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(permit) => Ok(Permit(permit)),
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
+                Err(Overloaded { running: self.limits.sequences, queue: self.limits.queue })
+            }
+        }
+    }
+
+    /// Hands a request over.
+    ///
+    /// # Errors
+    /// When the engine has stopped.
+    pub fn submit(&self, request: GenerateRequest, permit: Permit) -> Result<Generation, Stopped> {
+        // Unbounded, so that the engine never waits for a client; at most one event a token of the answer is in it.
+        let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
+        self.submissions.send(Submission { request, permit, events }).map_err(|_| Stopped)?;
+        Ok(Generation { events: receiver })
+    }
+
+    /// What this engine takes.
+    #[must_use]
+    pub fn limits(&self) -> EngineLimits {
+        self.limits
+    }
+
+    /// Returns when nobody runs or waits; no new place is given while this is awaited.
+    pub async fn idle(&self) {
+        let all = u32::try_from(self.limits.sequences + self.limits.queue).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        drop(self.places.acquire_many(all).await);
+    }
+}
+
+/// The text of a panic.
+fn describe(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the engine's thread panicked: {}", text.unwrap_or("without a message"))
+}

@@ -1,0 +1,136 @@
+//! `/v1/completions`.
+
+use serde::{Deserialize, Serialize};
+
+use super::Usage;
+use super::options::{InvalidField, Options};
+
+/// Tokens of an answer where the request names none, as OpenAI has it.
+const DEFAULT_TOKENS: usize = 16;
+
+/// The request.
+#[derive(Clone, Debug, Deserialize)]
+pub struct CompletionRequest {
+    /// A served name.
+    pub model: String,
+    /// What to continue.
+    pub prompt: PromptInput,
+    /// Not supported yet.
+    pub logprobs: Option<u32>,
+    /// Not supported yet.
+    pub echo: Option<bool>,
+    /// Not supported.
+    pub suffix: Option<String>,
+    /// Only 1 is supported.
+    pub best_of: Option<u32>,
+    /// What chat and plain completions share.
+    #[serde(flatten)]
+    pub options: Options,
+}
+
+/// Text or tokens; a list may hold one of them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a string, a list of token numbers, or a list with one of these")]
+pub enum PromptInput {
+    /// Text.
+    Text(String),
+    /// Tokens.
+    Tokens(Vec<u32>),
+    /// Several texts.
+    Texts(Vec<String>),
+    /// Several lists of tokens.
+    TokenLists(Vec<Vec<u32>>),
+}
+
+/// One prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OnePrompt {
+    /// Text, to be encoded.
+    Text(String),
+    /// Tokens, taken as they are.
+    Tokens(Vec<u32>),
+}
+
+impl CompletionRequest {
+    /// The one prompt.
+    ///
+    /// # Errors
+    /// When there is none or more than one.
+    pub fn one_prompt(&self) -> Result<OnePrompt, InvalidField> {
+        let one = |count: usize| {
+            InvalidField::new("prompt", format!("prompt has {count} entries, one prompt a request is supported"))
+        };
+        match &self.prompt {
+            PromptInput::Text(text) => Ok(OnePrompt::Text(text.clone())),
+            PromptInput::Tokens(tokens) => Ok(OnePrompt::Tokens(tokens.clone())),
+            PromptInput::Texts(texts) => match texts.as_slice() {
+                [text] => Ok(OnePrompt::Text(text.clone())),
+                other => Err(one(other.len())),
+            },
+            PromptInput::TokenLists(lists) => match lists.as_slice() {
+                [tokens] => Ok(OnePrompt::Tokens(tokens.clone())),
+                other => Err(one(other.len())),
+            },
+        }
+    }
+
+    /// Refuses what is not supported rather than passing it over.
+    ///
+    /// # Errors
+    /// When such a field asks for something.
+    pub fn check_supported(&self) -> Result<(), InvalidField> {
+        if self.logprobs.is_some() {
+            return Err(InvalidField::unsupported("logprobs"));
+        }
+        if self.echo == Some(true) {
+            return Err(InvalidField::unsupported("echo"));
+        }
+        if self.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
+            return Err(InvalidField::unsupported("suffix"));
+        }
+        if self.best_of.is_some_and(|count| count != 1) {
+            return Err(InvalidField::new("best_of", "only a best_of of 1 is supported"));
+        }
+        Ok(())
+    }
+
+    /// Tokens that the answer may have, as asked.
+    ///
+    /// # Errors
+    /// When it is 0.
+    pub fn tokens_asked(&self) -> Result<Option<usize>, InvalidField> {
+        let asked = Options::tokens_asked("max_tokens", self.options.max_tokens)?;
+        Ok(Some(asked.unwrap_or(DEFAULT_TOKENS)))
+    }
+}
+
+/// The whole answer, or one event of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct CompletionResponse {
+    /// `cmpl-…`.
+    pub id: String,
+    /// `text_completion`.
+    pub object: &'static str,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The served name.
+    pub model: String,
+    /// One, or none in the event that holds the usage.
+    pub choices: Vec<CompletionChoice>,
+    /// In whole answers, and (perhaps null) in events where usage was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Option<Usage>>,
+}
+
+/// The text.
+#[derive(Clone, Debug, Serialize)]
+pub struct CompletionChoice {
+    /// 0.
+    pub index: u32,
+    /// What follows the prompt.
+    pub text: String,
+    /// Always absent so far.
+    pub logprobs: Option<()>,
+    /// `stop` or `length`; absent in events before the last.
+    pub finish_reason: Option<&'static str>,
+}

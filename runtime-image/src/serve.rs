@@ -1,0 +1,307 @@
+//! `serve`: both ports answer from the first moment, the model loads, requests are answered, SIGTERM drains.
+
+use std::future::Future;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::config::{Config, Device, ServeArgs};
+use crate::engine::{Engine, EngineLimits, Event, Stopped};
+use crate::model::{self, BLOCK_TOKENS, Capacity, Model, Setup};
+use crate::prompt::Template;
+use crate::request::{Ending, GenerateRequest, Sampling};
+use crate::server::{self, Lifecycle, Service, listen};
+use crate::tokenizer::Tokenizer;
+use crate::weights::{LoadError, folder};
+
+/// Rows of one step: prompts are computed in pieces of this many tokens.
+const STEP_ROWS: usize = 256;
+
+/// Time for connections to end after the last answer.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bytes of a termination message that the kubelet keeps.
+const LONGEST_RESULT: usize = 4_096;
+
+/// Why `serve` ended other than by a signal.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The model cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A port cannot be had.
+    #[error("failed to listen on {address}: {source}")]
+    Listen {
+        /// Host and port.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A thread or signal handler cannot be had.
+    #[error("failed to start: {0}")]
+    Start(std::io::Error),
+    /// The engine died.
+    #[error("the engine failed: {0}")]
+    Engine(String),
+}
+
+impl ServeError {
+    /// One stable word for conditions and events.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Load(_) => "LoadFailed",
+            Self::Listen { .. } | Self::Start(_) => "StartFailed",
+            Self::Engine(_) => "EngineFailed",
+        }
+    }
+}
+
+/// The two ports.
+pub struct Listeners {
+    /// OpenAI API.
+    pub api: TcpListener,
+    /// Health, metrics, status.
+    pub management: TcpListener,
+}
+
+/// Runs `serve` as a program: until a signal, or until it fails.
+#[must_use]
+pub fn run(args: &ServeArgs) -> ExitCode {
+    start_logs();
+    let config = Config::from(args);
+    let result_file = config.result_file.clone();
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .map_err(ServeError::Start)
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(async {
+                let bind = async |address| {
+                    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
+                };
+                let listeners = Listeners { api: bind(args.listen).await?, management: bind(args.management_listen).await? };
+                let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Start)?;
+                let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Start)?;
+                let shutdown = async move {
+                    tokio::select! {
+                        _ = terminate.recv() => {}
+                        _ = interrupt.recv() => {}
+                    }
+                };
+                serve(listeners, config, shutdown).await
+            });
+            // A load or a prompt that is still being worked on must not hold the process back.
+            runtime.shutdown_background();
+            outcome
+        });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error, &result_file);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logs() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A second call, in tests, changes nothing.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+/// Writes the reason where the kubelet and a person look.
+fn report(error: &ServeError, result_file: &Path) {
+    let mut message = error.to_string();
+    let line = loop {
+        let line = json!({ "outcome": "Failed", "reason": error.reason(), "message": message }).to_string();
+        if line.len() <= LONGEST_RESULT || message.is_empty() {
+            break line;
+        }
+        let cut = (0..=message.len() * 3 / 4).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        message.truncate(cut);
+    };
+    let _ = writeln!(std::io::stderr(), "{line}");
+    if result_file.parent().is_some_and(Path::is_dir)
+        && let Err(error) = std::fs::write(result_file, &line)
+    {
+        tracing::debug!(%error, file = %result_file.display(), "wrote no result file");
+    }
+}
+
+/// Serves on both ports until `shutdown`, then drains.
+///
+/// # Errors
+/// When the model cannot be loaded or the engine dies.
+pub async fn serve(
+    listeners: Listeners,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let loading = config.clone();
+    serve_with(listeners, config, shutdown, move || load(&loading)).await
+}
+
+/// A model with everything that answers need; what loading ends with.
+pub struct Loaded {
+    /// The model.
+    pub model: Box<dyn Model>,
+    /// Text to tokens.
+    pub tokenizer: Tokenizer,
+    /// Messages to text.
+    pub template: Option<Template>,
+    /// What the weights are stored as.
+    pub main_type: String,
+    /// Tokens of prompt and answer together.
+    pub context_length: usize,
+}
+
+/// As [`serve`], with the given way to come by a model: tests bring their own.
+///
+/// # Errors
+/// When `load` fails or the engine dies.
+pub async fn serve_with(
+    listeners: Listeners,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+    load: impl FnOnce() -> Result<Loaded, LoadError> + Send + 'static,
+) -> Result<(), ServeError> {
+    let app = Lifecycle::new(config.served_names.clone(), config.request_timeout, config.device.name());
+    let closing = watch::Sender::new(false);
+    let api = tokio::spawn(listen::serve(listeners.api, server::api(Arc::clone(&app)), closing.subscribe()));
+    let management = server::management(Arc::clone(&app));
+    tokio::spawn(listen::serve(listeners.management, management, closing.subscribe()));
+
+    let mut shutdown = std::pin::pin!(shutdown);
+    let started = start(&app, &config, load);
+    let mut end = tokio::select! {
+        () = &mut shutdown => {
+            tracing::info!("stopped while the model was loading");
+            app.drain(false);
+            return Ok(());
+        }
+        started = started => match started {
+            Ok(end) => end,
+            Err(error) => {
+                app.fail(error.reason(), error.to_string());
+                return Err(error);
+            }
+        },
+    };
+    tokio::select! {
+        () = &mut shutdown => drain(&app, &config, &closing, api).await,
+        fault = &mut end => {
+            let error = ServeError::Engine(fault.ok().flatten().unwrap_or_else(|| "its thread ended".to_owned()));
+            app.fail(error.reason(), error.to_string());
+            // Those who wait get their error before the process ends.
+            closing.send_replace(true);
+            let _ = timeout(CLOSE_TIMEOUT, api).await;
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Loads, starts the engine and takes a first step. The receiver hears when the engine ends.
+async fn start(
+    app: &Lifecycle,
+    config: &Config,
+    load: impl FnOnce() -> Result<Loaded, LoadError> + Send + 'static,
+) -> Result<oneshot::Receiver<Option<String>>, ServeError> {
+    let begun = Instant::now();
+    let loaded = tokio::task::spawn_blocking(load)
+        .await
+        .map_err(|error| ServeError::Load(LoadError::Setup(format!("loading failed by an internal fault: {error}"))))??;
+    let Loaded { model, tokenizer, template, main_type, context_length } = loaded;
+    let bytes_resident = model.weight_bytes();
+    app.loaded(begun.elapsed());
+    tracing::info!(seconds = begun.elapsed().as_secs_f64(), %main_type, context_length, "loaded the model");
+
+    let begun = Instant::now();
+    let limits = EngineLimits { context_length, sequences: config.max_sequences, queue: config.max_queue };
+    let tokenizer = Arc::new(tokenizer);
+    let (engine, end) = Engine::start(model, Arc::clone(&tokenizer), limits, Arc::clone(&app.metrics))
+        .map_err(ServeError::Start)?;
+    if first_step(&engine).await.is_err() {
+        let fault = end.await.ok().flatten();
+        return Err(ServeError::Engine(fault.unwrap_or_else(|| "its thread ended".to_owned())));
+    }
+    tracing::info!(seconds = begun.elapsed().as_secs_f64(), "ready");
+    app.ready(Service { engine, tokenizer, template, main_type, bytes_resident }, begun.elapsed());
+    Ok(end)
+}
+
+/// Generates one token, so that the first request finds everything in place.
+async fn first_step(engine: &Engine) -> Result<(), Stopped> {
+    let Ok(permit) = engine.admit() else { return Ok(()) };
+    let ending = Ending { most_tokens: 1, texts: Vec::new(), ignores_end_tokens: true };
+    let request = GenerateRequest { prompt: vec![0], sampling: Sampling::greedy(), ending };
+    let mut generation = engine.submit(request, permit)?;
+    while !matches!(generation.next().await?, Event::Finished { .. }) {}
+    Ok(())
+}
+
+/// Takes new requests for a moment more, lets running ones finish, then lets connections go.
+async fn drain(app: &Lifecycle, config: &Config, closing: &watch::Sender<bool>, api: JoinHandle<()>) {
+    tracing::info!(seconds = config.drain.as_secs(), "draining");
+    let begun = Instant::now();
+    app.drain(true);
+    tokio::time::sleep(config.drain_grace.min(config.drain)).await;
+    app.drain(false);
+    let left = config.drain.saturating_sub(begun.elapsed());
+    if timeout(left, app.idle()).await.is_err() {
+        tracing::warn!(seconds = config.drain.as_secs(), "cut off requests that were still running");
+    }
+    closing.send_replace(true);
+    if timeout(CLOSE_TIMEOUT, api).await.is_err() {
+        tracing::warn!("cut off connections that were still open");
+    }
+    tracing::info!(seconds = begun.elapsed().as_secs_f64(), "drained");
+}
+
+/// Opens, checks and loads the model that the configuration names.
+///
+/// # Errors
+/// When it cannot be had as asked for.
+pub fn load(config: &Config) -> Result<Loaded, LoadError> {
+    match config.device {
+        Device::Cpu => {}
+        Device::Cuda => {
+            let message = "failed to use --device cuda: this build computes on the CPU only; ask for cpu, or use an image with CUDA";
+            return Err(LoadError::Setup(message.to_owned()));
+        }
+    }
+    let folder::Opened { mut weights, tokenizer, template, main_type } = folder::open(&config.model)?;
+    let trained = model::context_length(weights.as_ref())?;
+    let context_length = config.context_length.unwrap_or(trained);
+    if context_length > trained {
+        return Err(LoadError::Setup(format!(
+            "failed to use --context-length {context_length}: {} was made for {trained} tokens; ask for {trained} or less",
+            weights.path().display()
+        )));
+    }
+    let capacity = Capacity {
+        rows: STEP_ROWS.max(config.max_sequences),
+        logits_rows: config.max_sequences,
+        // One sequence may fill the context; the part of a block that each of the others begins must not stop it.
+        blocks: context_length.div_ceil(BLOCK_TOKENS) + config.max_sequences,
+    };
+    let model = model::load(weights.as_mut(), Setup { threads: config.threads, capacity })?;
+    let known = model.vocabulary();
+    if tokenizer.size() > known {
+        tracing::warn!(tokens = tokenizer.size(), known, "the tokenizer knows more tokens than the model");
+    }
+    Ok(Loaded { model, tokenizer, template, main_type, context_length })
+}

@@ -1,0 +1,49 @@
+//! The route tables and their layers, nothing else.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub mod body;
+mod chat;
+mod completions;
+pub mod error;
+mod health;
+mod lifecycle;
+pub mod listen;
+mod models;
+mod respond;
+
+pub use lifecycle::{Lifecycle, Phase, Service};
+
+/// What handlers share.
+pub type App = Arc<Lifecycle>;
+
+/// The OpenAI API.
+pub fn api(app: App) -> Router {
+    Router::new()
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*name}", get(models::one))
+        .route("/v1/chat/completions", post(chat::chat))
+        .route("/v1/completions", post(completions::completions))
+        .fallback(error::no_route)
+        .method_not_allowed_fallback(error::wrong_method)
+        .layer(from_fn_with_state(Arc::clone(&app), lifecycle::turn_away))
+        .layer(CatchPanicLayer::custom(error::panicked))
+        .with_state(app)
+}
+
+/// Health, metrics and status.
+pub fn management(app: App) -> Router {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .route("/status", get(health::status))
+        .fallback(error::no_route)
+        .method_not_allowed_fallback(error::wrong_method)
+        .with_state(app)
+}

@@ -1,0 +1,68 @@
+//! Probes, metrics and status.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use serde::Serialize;
+
+use super::App;
+use super::lifecycle::{Failure, Phase, Times};
+
+/// The process lives.
+pub(super) async fn healthz() -> &'static str {
+    "ok"
+}
+
+/// The model answers and goes on answering.
+pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, &'static str) {
+    let phase = app.phase();
+    let status = if phase == Phase::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, phase.name())
+}
+
+/// Prometheus text.
+pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], app.metrics.text())
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Status {
+    phase: Phase,
+    device: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dtype: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_resident: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<StatusLimits>,
+    phases: Times,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Failure>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StatusLimits {
+    context_length: usize,
+    max_sequences: usize,
+}
+
+/// What the operator reads while a pod is not ready.
+pub(super) async fn status(State(app): State<App>) -> Json<Status> {
+    let service = app.service_if_loaded();
+    Json(Status {
+        phase: app.phase(),
+        device: app.device,
+        dtype: service.map(|service| service.main_type.clone()),
+        bytes_resident: service.map(|service| service.bytes_resident),
+        limits: service.map(|service| StatusLimits {
+            context_length: service.engine.limits().context_length,
+            max_sequences: service.engine.limits().sequences,
+        }),
+        phases: app.times(),
+        error: app.failure(),
+    })
+}

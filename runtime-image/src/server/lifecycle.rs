@@ -1,0 +1,218 @@
+//! What the process is doing: loading, ready, draining. Requests are turned away by it, probes and status show it.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::App;
+use super::error::ApiError;
+use crate::engine::Engine;
+use crate::metrics::Metrics;
+use crate::prompt::Template;
+use crate::tokenizer::Tokenizer;
+
+/// Where the process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Phase {
+    /// Reading weights.
+    Loading,
+    /// Taking a first step.
+    Warming,
+    /// Answering.
+    Ready,
+    /// Finishing what runs.
+    Draining,
+    /// Not able to answer any more.
+    Failed,
+}
+
+impl Phase {
+    /// The word that probes show.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loading => "Loading",
+            Self::Warming => "Warming",
+            Self::Ready => "Ready",
+            Self::Draining => "Draining",
+            Self::Failed => "Failed",
+        }
+    }
+}
+
+/// Everything that a loaded model needs to answer.
+pub struct Service {
+    /// Runs generations.
+    pub engine: Engine,
+    /// Text to tokens.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Messages to text; absent for models that are not made for chat.
+    pub template: Option<Template>,
+    /// What the weights are stored as.
+    pub main_type: String,
+    /// Bytes of memory for weights.
+    pub bytes_resident: usize,
+}
+
+/// Facts about the start, for `/status`.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Times {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loaded_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warm_seconds: Option<f64>,
+}
+
+/// Why the process failed.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Failure {
+    reason: &'static str,
+    message: String,
+}
+
+/// The life of the process, shared by all handlers.
+pub struct Lifecycle {
+    phase: watch::Sender<Phase>,
+    /// While draining: whether new requests are still taken.
+    grace: watch::Sender<bool>,
+    service: OnceLock<Arc<Service>>,
+    times: Mutex<Times>,
+    failure: Mutex<Option<Failure>>,
+    /// Names under which requests may ask for the model.
+    pub served_names: Vec<String>,
+    /// For each request.
+    pub request_timeout: Duration,
+    /// `cpu` or `cuda`.
+    pub device: &'static str,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Seconds since 1970 at which the process started.
+    pub started: u64,
+}
+
+impl Lifecycle {
+    /// A process that begins to load.
+    #[must_use]
+    pub fn new(served_names: Vec<String>, request_timeout: Duration, device: &'static str) -> Arc<Self> {
+        let metrics = Arc::new(Metrics::new(served_names.first().map_or("", String::as_str)));
+        Arc::new(Self {
+            phase: watch::Sender::new(Phase::Loading),
+            grace: watch::Sender::new(false),
+            service: OnceLock::new(),
+            times: Mutex::default(),
+            failure: Mutex::default(),
+            served_names,
+            request_timeout,
+            device,
+            metrics,
+            started: seconds_since_1970(),
+        })
+    }
+
+    /// The phase now.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Weights are in memory.
+    pub fn loaded(&self, took: Duration) {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner).loaded_seconds = Some(took.as_secs_f64());
+        self.advance(Phase::Warming);
+    }
+
+    /// The model has taken its first step and answers now.
+    pub fn ready(&self, service: Service, took: Duration) {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner).warm_seconds = Some(took.as_secs_f64());
+        if self.service.set(Arc::new(service)).is_ok() {
+            self.advance(Phase::Ready);
+        }
+    }
+
+    /// No new requests after the grace.
+    pub fn drain(&self, in_grace: bool) {
+        self.grace.send_replace(in_grace);
+        self.advance(Phase::Draining);
+    }
+
+    /// The process cannot go on.
+    pub fn fail(&self, reason: &'static str, message: String) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(Failure { reason, message });
+        self.phase.send_replace(Phase::Failed);
+    }
+
+    /// Phases only go forward: a model that becomes ready while the process drains stays unready.
+    fn advance(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let forward = (*phase as u8) < (to as u8);
+            if forward {
+                *phase = to;
+            }
+            forward
+        });
+    }
+
+    /// The loaded model.
+    ///
+    /// # Errors
+    /// While there is none.
+    pub(super) fn service(&self) -> Result<Arc<Service>, ApiError> {
+        self.service.get().map(Arc::clone).ok_or_else(|| self.unavailable())
+    }
+
+    /// Returns when a loaded model has neither running nor waiting requests.
+    pub async fn idle(&self) {
+        if let Some(service) = self.service.get() {
+            service.engine.idle().await;
+        }
+    }
+
+    pub(super) fn service_if_loaded(&self) -> Option<&Arc<Service>> {
+        self.service.get()
+    }
+
+    pub(super) fn times(&self) -> Times {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn unavailable(&self) -> ApiError {
+        ApiError::Unavailable(match self.phase() {
+            Phase::Loading | Phase::Warming | Phase::Ready => "the model is still loading; try again soon".to_owned(),
+            Phase::Draining => "this server is shutting down; try again, another one will answer".to_owned(),
+            Phase::Failed => "this server has failed and will be restarted".to_owned(),
+        })
+    }
+}
+
+/// Answers with 503 what cannot be answered in this phase.
+pub(super) async fn turn_away(State(app): State<App>, request: Request, next: Next) -> Response {
+    let takes = match app.phase() {
+        Phase::Ready => true,
+        Phase::Draining => *app.grace.borrow() && app.service_if_loaded().is_some(),
+        Phase::Loading | Phase::Warming | Phase::Failed => false,
+    };
+    if takes {
+        return next.run(request).await;
+    }
+    let mut response = app.unavailable().into_response();
+    if matches!(app.phase(), Phase::Draining | Phase::Failed) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The wall clock, for fields of the API.
+pub(super) fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,93 @@
+//! Connections: accepted with limits, served by hyper, and let go when the process drains.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tower::ServiceExt;
+
+/// Connections at once on one port; more wait in the kernel's queue.
+const MOST_CONNECTIONS: u32 = 1_024;
+
+/// Bytes of a request's line and headers together.
+const LARGEST_HEAD: usize = 64 << 10;
+
+/// Headers of a request.
+const MOST_HEADERS: usize = 100;
+
+/// Time for a request's line and headers to arrive, and for the next request on a kept connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Pause after an accept that failed, for instance for lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves connections until `closing` becomes true; then lets idle ones go at once, those with a running request when it is
+/// answered, and returns.
+pub async fn serve(listener: TcpListener, router: Router, mut closing: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS as usize));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            () = closed(&mut closing) => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (router, closing) = (router.clone(), closing.clone());
+                tokio::spawn(async move {
+                    connection(stream, router, closing).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    // The semaphore is never closed.
+    drop(places.acquire_many(MOST_CONNECTIONS).await);
+}
+
+async fn connection(stream: TcpStream, router: Router, mut closing: watch::Receiver<bool>) {
+    // Tokens are small; they must not wait for each other.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let router = router.clone();
+        async move { router.oneshot(request.map(Body::new)).await }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(LARGEST_HEAD)
+        .max_headers(MOST_HEADERS)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let early = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        () = closed(&mut closing) => None,
+    };
+    let ended = match early {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Returns when `closing` is true, or when nobody can make it true any more.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    let _ = closing.wait_for(|closing| *closing).await;
+}
