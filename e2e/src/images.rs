@@ -40,12 +40,15 @@ pub struct Images {
 }
 
 impl Images {
-    /// Reads `build/images/images.env`.
+    /// Reads `build/images/images.env`, or the file that `CHANDLER_IMAGES` names.
     ///
     /// # Errors
     /// When it is not there or lacks an image.
     pub fn read() -> Result<Self> {
-        let path = checkout().join("build/images/images.env");
+        let path = std::env::var_os("CHANDLER_IMAGES").map_or_else(
+            || checkout().join("build/images/images.env"),
+            PathBuf::from,
+        );
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read {}; run `make images`", path.display()))?;
         let values: HashMap<&str, &str> = text
