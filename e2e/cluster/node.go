@@ -41,7 +41,8 @@ func startNode(state State, lock *os.File) error {
 	command.Stdout, command.Stderr = output, output
 	command.ExtraFiles = []*os.File{network, lock}
 	command.Env = []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		// containerd looks for runc, too.
+		"PATH=" + state.path("bin") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=/root",
 	}
 	command.SysProcAttr = &syscall.SysProcAttr{Cloneflags: cloneFlags, Setsid: true}
