@@ -171,6 +171,32 @@ func TestLayersAreCompressedUnlessToldOtherwise(t *testing.T) {
 	}
 }
 
+func TestStoredLayersHoldWhatTheirMediaTypeSays(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "0")
+	recipe, err := parsePack([]string{"--out", "x", "--name", "chandler.dev/thing:1", "--entrypoint", "/thing", "--stored",
+		"--add", program(t) + ":/thing"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := buildImage(recipe, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers, err := image.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, layer := range layers {
+		blob, err := layer.Compressed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tar.NewReader(blob).Next(); err != nil {
+			t.Errorf("a stored layer is no tar archive: %v", err)
+		}
+	}
+}
+
 func TestRefusesWhatWouldOnlyFailOnTheNode(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "0")
 	text := filepath.Join(t.TempDir(), "script")

@@ -14,8 +14,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/compression"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
@@ -124,11 +124,15 @@ func makeLayer(entries []entry, file string, compressed bool) (v1.Layer, error) 
 	if err := archive.Close(); err != nil {
 		return nil, fmt.Errorf("failed to finish a layer: %w", err)
 	}
-	options := []tarball.LayerOption{tarball.WithMediaType(types.OCILayer)}
 	if !compressed {
-		options = []tarball.LayerOption{tarball.WithMediaType(types.OCIUncompressedLayer), tarball.WithCompression(compression.None)}
+		// tarball.LayerFromFile compresses with gzip whatever it is told, which a node then refuses under this media type.
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("failed to read a layer back: %w", err)
+		}
+		return static.NewLayer(content, types.OCIUncompressedLayer), nil
 	}
-	layer, err := tarball.LayerFromFile(file, options...)
+	layer, err := tarball.LayerFromFile(file, tarball.WithMediaType(types.OCILayer))
 	if err != nil {
 		return nil, fmt.Errorf("failed to read a layer back: %w", err)
 	}
