@@ -151,7 +151,7 @@ pub struct Chat {
 #[serde(rename_all = "camelCase")]
 pub struct Defaults {
     /// Sequences that are worked on at the same time.
-    #[schemars(range(min = 1, max = 4096))]
+    #[schemars(range(min = 1, max = 256))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_sequences: Option<i32>,
 

@@ -182,7 +182,11 @@ pub struct ModelCacheStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim_name: Option<String>,
 
-    /// Folder of the files on the volume.
+    /// UID of that claim; another claim of the same name is filled anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim_uid: Option<String>,
+
+    /// Folder or file on the volume that the runtime opens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
 

@@ -204,7 +204,7 @@ pub struct Limits {
     pub context_length: Option<i64>,
 
     /// Sequences that are worked on at the same time. Default: the card's, else the runtime's.
-    #[schemars(range(min = 1, max = 4096))]
+    #[schemars(range(min = 1, max = 256))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_sequences: Option<i32>,
 

@@ -1,0 +1,133 @@
+//! What one reconcile is handed: the cluster, the watches' stores, the installation's settings, metrics.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::ResourceExt;
+use kube::runtime::reflector::{Lookup, ObjectRef, Store};
+
+use crate::api::{ModelCache, ModelCard, ModelDeployment};
+use crate::config::Config;
+use crate::kubernetes::{Cluster, Kind};
+use crate::model_status::StatusReader;
+use crate::telemetry::Metrics;
+
+/// What one reconcile is handed.
+pub struct Context {
+    /// The API server.
+    pub cluster: Cluster,
+    /// What the watches have seen.
+    pub stores: Stores,
+    /// The installation's settings.
+    pub config: Config,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Reads `/status` of pods that are not ready yet.
+    pub status_reader: StatusReader,
+    /// How often each object failed in a row.
+    pub failures: Failures,
+}
+
+impl Context {
+    /// The time, read once for a reconcile and passed in from there.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        // Conditions carry whole seconds; more would differ from what the API server keeps.
+        let now = Timestamp::now();
+        Timestamp::from_second(now.as_second()).unwrap_or(now)
+    }
+}
+
+/// What the watches have seen. Children are watched by our label only, so that memory does not grow with the cluster.
+#[derive(Clone)]
+pub struct Stores {
+    /// Every card.
+    pub cards: Store<ModelCard>,
+    /// Every cache.
+    pub caches: Store<ModelCache>,
+    /// Every ModelDeployment.
+    pub deployments: Store<ModelDeployment>,
+    /// Our Jobs.
+    pub jobs: Store<Job>,
+    /// Their pods and the serving pods.
+    pub pods: Store<Pod>,
+    /// Our Deployments.
+    pub workloads: Store<Deployment>,
+    /// Our Services.
+    pub services: Store<Service>,
+    /// Our claims.
+    pub claims: Store<PersistentVolumeClaim>,
+    /// Every StorageClass.
+    pub storage_classes: Store<StorageClass>,
+}
+
+impl Stores {
+    /// The children of an owner, by label.
+    #[must_use]
+    pub fn children<K: Kind + Lookup<DynamicType = ()>>(
+        &self,
+        store: &Store<K>,
+        namespace: &str,
+        label: &str,
+        owner: &str,
+    ) -> Vec<K> {
+        store
+            .state_filter(|object| {
+                object.meta().namespace.as_deref() == Some(namespace)
+                    && object.meta().labels.as_ref().and_then(|labels| labels.get(label)).map(String::as_str)
+                        == Some(owner)
+            })
+            .iter()
+            .map(|object| (**object).clone())
+            .collect()
+    }
+
+    /// One object of a namespace.
+    #[must_use]
+    pub fn get<K: Kind + Lookup<DynamicType = ()>>(
+        &self,
+        store: &Store<K>,
+        namespace: &str,
+        name: &str,
+    ) -> Option<K> {
+        store.get(&ObjectRef::new(name).within(namespace)).map(|object| (*object).clone())
+    }
+}
+
+/// How often each object failed in a row, for growing pauses.
+#[derive(Default)]
+pub struct Failures(Mutex<HashMap<(&'static str, String, String), u32>>);
+
+/// First and longest pause after a failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+impl Failures {
+    /// Notes a failure and returns the pause before the next try.
+    #[must_use]
+    pub fn pause<K: Kind>(&self, kind: &'static str, object: &K) -> Duration {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(key(kind, object)).or_insert(0);
+        *count = count.saturating_add(1);
+        FIRST_PAUSE.saturating_mul(2_u32.saturating_pow((*count - 1).min(16))).min(LONGEST_PAUSE)
+    }
+
+    /// Notes that it went well.
+    pub fn forget<K: Kind>(&self, kind: &'static str, object: &K) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(kind, object));
+    }
+}
+
+fn key<K: Kind>(kind: &'static str, object: &K) -> (&'static str, String, String)
+where
+    (&'static str, String, String): Eq + Hash,
+{
+    (kind, object.namespace().unwrap_or_default(), object.name_any())
+}

@@ -1,0 +1,340 @@
+//! The one wrapper over the client: get, apply, delete, report.
+//!
+//! Children are applied whole by server-side apply under one field manager, and only when something of ours differs.
+//! An object that somebody else controls is never applied over.
+
+use std::fmt::Debug;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::object::HasStatus;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::child::{APPLIED, MANAGER};
+use crate::conditions::{Transition, shortened};
+use crate::{digest, drift};
+
+/// Longest note of an Event that the API server takes.
+const MAX_NOTE: usize = 1_024;
+
+/// What the operator knows of a kind that it reads or writes.
+pub trait Kind:
+    Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+impl<K> Kind for K where
+    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+/// The cluster, as far as the operator may touch it.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    recorder: Recorder,
+}
+
+/// What the API server refused, or did not answer.
+#[derive(Debug, Error)]
+pub enum ClusterError {
+    /// A read failed.
+    #[error("failed to read {kind} {name:?}")]
+    Get {
+        /// Kind of the object.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        source: kube::Error,
+    },
+    /// A child could not be applied.
+    #[error("failed to apply {kind} {name:?}: {reason}")]
+    Apply {
+        /// Kind of the object.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// The API server's words.
+        reason: String,
+        /// Why.
+        source: kube::Error,
+    },
+    /// A child could not be deleted.
+    #[error("failed to delete {kind} {name:?}")]
+    Delete {
+        /// Kind of the object.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        source: kube::Error,
+    },
+    /// A status could not be written.
+    #[error("failed to write the status of {kind} {name:?}")]
+    Status {
+        /// Kind of the object.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        source: kube::Error,
+    },
+}
+
+impl ClusterError {
+    /// A stable word for metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Get { .. } => "Get",
+            Self::Apply { .. } => "Apply",
+            Self::Delete { .. } => "Delete",
+            Self::Status { .. } => "Status",
+        }
+    }
+
+    /// Whether trying again without a change is no use: the API server has read the object and refuses it.
+    #[must_use]
+    pub fn refused(&self) -> Option<String> {
+        let Self::Apply { kind, name, source: kube::Error::Api(status), .. } = self else { return None };
+        matches!(status.code, 400 | 403 | 422)
+            .then(|| format!("{kind} {name} was refused by the API server: {}", status.message))
+    }
+}
+
+/// What stands in the way of a child's name.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+pub struct Stranger {
+    /// Kind of the object.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl Cluster {
+    /// Wraps a client. `instance` names this process in Events.
+    #[must_use]
+    pub fn new(client: Client, instance: Option<String>) -> Self {
+        let reporter = Reporter { controller: format!("chandler.dev/{MANAGER}"), instance };
+        let recorder = Recorder::new(client.clone(), reporter);
+        Self { client, recorder }
+    }
+
+    /// The client, for watches only.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: Kind + Resource<Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Reads one object.
+    ///
+    /// # Errors
+    ///
+    /// When the API server does not answer; an absent object is no error.
+    pub async fn get<K>(&self, namespace: &str, name: &str) -> Result<Option<K>, ClusterError>
+    where
+        K: Kind + Resource<Scope = NamespaceResourceScope>,
+    {
+        self.api::<K>(namespace).get_opt(name).await.map_err(|source| ClusterError::Get {
+            kind: K::kind(&()).into_owned(),
+            name: name.to_owned(),
+            source,
+        })
+    }
+
+    /// The object that takes a child's name without being controlled by `owner_uid`.
+    ///
+    /// # Errors
+    ///
+    /// When the API server does not answer.
+    pub async fn stranger<K>(
+        &self,
+        namespace: &str,
+        name: &str,
+        owner_uid: &str,
+    ) -> Result<Option<Stranger>, ClusterError>
+    where
+        K: Kind + Resource<Scope = NamespaceResourceScope>,
+    {
+        let found = self.get::<K>(namespace, name).await?;
+        Ok(found
+            .filter(|object| !is_controlled_by(object, owner_uid))
+            .map(|_| Stranger { kind: K::kind(&()).into_owned(), name: name.to_owned() }))
+    }
+
+    /// Applies a child whole, unless `live` already is what we want. Returns the object as the server has it.
+    ///
+    /// # Errors
+    ///
+    /// When the API server refuses the object or does not answer.
+    pub async fn apply<K>(&self, mut wanted: K, live: Option<&K>) -> Result<K, ClusterError>
+    where
+        K: Kind + Resource<Scope = NamespaceResourceScope>,
+    {
+        let digest = digest::of(&wanted);
+        wanted.annotations_mut().insert(APPLIED.to_owned(), digest.clone());
+        let body = body_of(&wanted);
+        if let Some(live) = live
+            && live.annotations().get(APPLIED) == Some(&digest)
+            && drift::holds(&serde_json::to_value(live).unwrap_or_default(), &body)
+        {
+            return Ok(live.clone());
+        }
+        let (kind, name) = (K::kind(&()).into_owned(), wanted.name_any());
+        let namespace = wanted.namespace().unwrap_or_default();
+        let parameters = PatchParams::apply(MANAGER).force();
+        let applied = self
+            .api::<K>(&namespace)
+            .patch(&name, &parameters, &Patch::Apply(&body))
+            .await
+            .map_err(|source| ClusterError::Apply {
+                kind: kind.clone(),
+                name: name.clone(),
+                reason: words(&source),
+                source,
+            })?;
+        tracing::info!(kind, name, namespace, "applied");
+        Ok(applied)
+    }
+
+    /// Applies an object that lives in no namespace.
+    ///
+    /// # Errors
+    ///
+    /// When the API server refuses the object or does not answer.
+    pub async fn apply_cluster_wide<K>(&self, wanted: &K) -> Result<(), ClusterError>
+    where
+        K: Kind + Resource<Scope = k8s_openapi::ClusterResourceScope>,
+    {
+        let parameters = PatchParams::apply(MANAGER).force();
+        let name = wanted.name_any();
+        Api::<K>::all(self.client.clone())
+            .patch(&name, &parameters, &Patch::Apply(&body_of(wanted)))
+            .await
+            .map(drop)
+            .map_err(|source| ClusterError::Apply {
+                kind: K::kind(&()).into_owned(),
+                name,
+                reason: words(&source),
+                source,
+            })
+    }
+
+    /// Deletes exactly this object, its children in the background. An object that is gone is no error.
+    ///
+    /// # Errors
+    ///
+    /// When the API server does not answer.
+    pub async fn delete<K>(&self, object: &K) -> Result<(), ClusterError>
+    where
+        K: Kind + Resource<Scope = NamespaceResourceScope>,
+    {
+        let (kind, name) = (K::kind(&()).into_owned(), object.name_any());
+        let namespace = object.namespace().unwrap_or_default();
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions { uid: object.uid(), resource_version: None }),
+            ..DeleteParams::background()
+        };
+        match self.api::<K>(&namespace).delete(&name, &parameters).await {
+            Ok(_) => {
+                tracing::info!(kind, name, namespace, "deleted");
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(source) => Err(ClusterError::Delete { kind, name, source }),
+        }
+    }
+
+    /// Writes a status if it differs from the object's, and tells the transitions as Events.
+    ///
+    /// # Errors
+    ///
+    /// When the API server does not answer. Events that cannot be written are only logged.
+    pub async fn report<K>(
+        &self,
+        object: &K,
+        status: &K::Status,
+        transitions: &[Transition],
+    ) -> Result<(), ClusterError>
+    where
+        K: Kind + HasStatus + Resource<Scope = NamespaceResourceScope>,
+        K::Status: Serialize + PartialEq,
+    {
+        if object.status() == Some(status) {
+            return Ok(());
+        }
+        let (kind, name) = (K::kind(&()).into_owned(), object.name_any());
+        let namespace = object.namespace().unwrap_or_default();
+        let body = json!({
+            "apiVersion": K::api_version(&()),
+            "kind": kind,
+            "metadata": { "name": name },
+            "status": status,
+        });
+        let parameters = PatchParams::apply(MANAGER).force();
+        let written =
+            self.api::<K>(&namespace).patch_status(&name, &parameters, &Patch::Apply(&body)).await;
+        match written {
+            Ok(_) => {}
+            // It was deleted meanwhile: there is nobody left to tell.
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            Err(source) => return Err(ClusterError::Status { kind, name, source }),
+        }
+        let reference = object.object_ref(&());
+        for transition in transitions {
+            self.tell(&reference, transition).await;
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, reference: &ObjectReference, transition: &Transition) {
+        let event = Event {
+            type_: if transition.good { EventType::Normal } else { EventType::Warning },
+            reason: transition.reason.clone(),
+            note: Some(shortened(transition.message.clone(), MAX_NOTE)),
+            action: transition.condition.to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, reference).await {
+            tracing::warn!(%error, reason = transition.reason, "failed to write an Event");
+        }
+    }
+}
+
+/// Whether an object's controller has this UID.
+#[must_use]
+pub fn is_controlled_by<K: Resource>(object: &K, uid: &str) -> bool {
+    object.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+}
+
+/// The object as a server-side apply wants it: with its kind, without a status and without empty fields.
+fn body_of<K: Kind>(object: &K) -> Value {
+    let mut body = serde_json::to_value(object).expect("an object of our own making is plain JSON");
+    body["apiVersion"] = json!(K::api_version(&()));
+    body["kind"] = json!(K::kind(&()));
+    if let Value::Object(fields) = &mut body {
+        fields.remove("status");
+    }
+    body
+}
+
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}

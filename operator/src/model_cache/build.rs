@@ -1,0 +1,151 @@
+//! Validated and its progress → the objects that should exist now. Pure; it cannot fail.
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{
+    PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+
+use super::observe::Observed;
+use super::progress::{Known, Progress};
+use super::validate::{Source, Validated, Volume};
+use crate::answer::Answer;
+use crate::api::{AccessMode, ModelCache, ReclaimPolicy};
+use crate::child::{self, COMPONENT, Family};
+use crate::config::PodDefaults;
+use crate::hub_job::{self, HubJob, HubRequest, Task};
+use crate::job_state::JobState;
+use crate::quantity;
+
+/// What should exist now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Objects {
+    /// The claim that holds the files.
+    pub claim: Option<PersistentVolumeClaim>,
+    /// The Job of this step.
+    pub job: Option<Job>,
+    /// Jobs that are to go first: made from an older spec, or without their answer.
+    pub stale_jobs: Vec<Job>,
+}
+
+/// Room beside the files: what is in the making, the manifest, the file system's own needs.
+const HEADROOM: i64 = 64 * 1024 * 1024;
+
+/// Builds what should exist now.
+#[must_use]
+pub fn build(
+    object: &ModelCache,
+    validated: &Validated,
+    progress: &Progress,
+    observed: &Observed,
+    defaults: &PodDefaults,
+) -> Objects {
+    let Source::Hub { request, token, volume } = &validated.source else {
+        return Objects::default();
+    };
+    let job = |request: &HubRequest, task| {
+        let parts = HubJob {
+            task,
+            request,
+            token: token.as_ref(),
+            shape: &validated.shape,
+            resources: object.spec.pod.as_ref().and_then(|pod| pod.resources.as_ref()),
+            defaults,
+        };
+        hub_job::build(object, Family::Cache, &parts)
+    };
+    match progress {
+        Progress::Given | Progress::Blocked { .. } => Objects::default(),
+        Progress::Resolving(state) => with_job(job(request, Task::Resolve), state, observed),
+        Progress::Claiming(known) => {
+            Objects { claim: claim(object, volume, known, observed), ..Objects::default() }
+        }
+        Progress::Fetching(known, state) => {
+            let claim_name = super::claim_name(object);
+            let uid = observed.claim.as_ref().and_then(|claim| claim.metadata.uid.clone());
+            let at_commit = HubRequest {
+                id: known.id.clone(),
+                revision: known.commit.clone(),
+                ..request.clone()
+            };
+            let task = Task::Fetch { claim: &claim_name, claim_uid: uid.as_deref().unwrap_or_default() };
+            let objects = with_job(job(&at_commit, task), state, observed);
+            Objects { claim: claim(object, volume, known, observed), ..objects }
+        }
+        Progress::Fetched(known, _) => {
+            Objects { claim: claim(object, volume, known, observed), ..Objects::default() }
+        }
+    }
+}
+
+/// The step's Job, and those of the same component that have to go before it.
+///
+/// Two fetches never write one volume: the new Job is made when the old one is gone.
+fn with_job(job: Job, state: &JobState, observed: &Observed) -> Objects {
+    let component = job.labels().get(COMPONENT).cloned();
+    let lost = matches!(state, JobState::Lost);
+    // A Job that ended with another program's answer cannot be asked again either.
+    let strange = matches!(state, JobState::Done(Answer::Failed(_)));
+    let stale_jobs: Vec<Job> = observed
+        .jobs
+        .iter()
+        .filter(|old| old.labels().get(COMPONENT) == component.as_ref())
+        .filter(|old| old.name_any() != job.name_any() || lost || strange)
+        .cloned()
+        .collect();
+    let job = stale_jobs.is_empty().then_some(job);
+    Objects { job, stale_jobs, ..Objects::default() }
+}
+
+fn claim(
+    object: &ModelCache,
+    volume: &Volume,
+    known: &Known,
+    observed: &Observed,
+) -> Option<PersistentVolumeClaim> {
+    let Volume::Made { class, size, access_modes } = volume else { return None };
+    let name = object.name_any();
+    let size = match (size, known.bytes) {
+        (Some(size), _) => size.clone(),
+        (None, Some(bytes)) => volume_size(bytes),
+        // Unreachable by the way of `progress`: without a size the hub is asked first.
+        (None, None) => return None,
+    };
+    // A volume that somebody made larger stays so: Kubernetes cannot shrink it.
+    let live = observed.claim.as_ref().and_then(requested_size);
+    let size = match live {
+        Some(live) if quantity::parse(&live) > quantity::parse(&size) => live,
+        _ => size,
+    };
+    let labels = child::labels(Family::Cache, &name, "weights");
+    let mut metadata = child::owned_meta(object, name, labels);
+    if object.spec.reclaim_policy == ReclaimPolicy::Retain {
+        metadata = ObjectMeta { owner_references: None, ..metadata };
+    }
+    Some(PersistentVolumeClaim {
+        metadata,
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(access_modes.iter().copied().map(AccessMode::as_str).map(str::to_owned).collect()),
+            storage_class_name: class.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some([("storage".to_owned(), Quantity(size))].into()),
+                limits: None,
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    })
+}
+
+fn requested_size(claim: &PersistentVolumeClaim) -> Option<String> {
+    let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
+    requests.get("storage").map(|size| size.0.clone())
+}
+
+/// Size of a volume for files of so many bytes.
+#[must_use]
+pub fn volume_size(bytes: i64) -> String {
+    quantity::mebibytes(bytes.saturating_add((bytes / 10).max(HEADROOM)))
+}

@@ -1,0 +1,103 @@
+//! Every fact that a decision about a ModelDeployment needs.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::ResourceExt;
+use kube::runtime::reflector::{Lookup, ObjectRef, Store};
+use serde::Deserialize;
+
+use crate::api::{ModelCache, ModelCard, ModelDeployment};
+use crate::child::{COMPONENT, MODEL_DEPLOYMENT};
+use crate::context::Context;
+use crate::kubernetes::{ClusterError, Kind, Stranger, is_controlled_by};
+use crate::model_status::ModelStatus;
+
+/// What the cluster says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Observed {
+    /// The card that the spec names.
+    pub card: Option<ModelCard>,
+    /// Names of all cards, for a message.
+    pub cards: Vec<String>,
+    /// Our resolve Jobs.
+    pub jobs: Vec<Job>,
+    /// The pods of those Jobs.
+    pub job_pods: Vec<Pod>,
+    /// The serving pods.
+    pub pods: Vec<Pod>,
+    /// The Deployment, if it is ours.
+    pub workload: Option<Deployment>,
+    /// The Service, if it is ours.
+    pub service: Option<Service>,
+    /// Objects that have our children's names without being ours.
+    pub strangers: Vec<Stranger>,
+    /// The cache that this spec wants; looked up when its name is known.
+    pub cache: Option<ModelCache>,
+    /// The token for that cache which another ModelDeployment brings first, by name.
+    pub cache_token_of: Option<crate::api::SecretKey>,
+    /// What pods that are not ready yet say of themselves, by name.
+    pub saying: BTreeMap<String, ModelStatus>,
+}
+
+/// Reads the facts from the watches' stores; names that no watch shows are asked for.
+///
+/// # Errors
+///
+/// When the API server does not answer.
+pub async fn observe(object: &ModelDeployment, ctx: &Context) -> Result<Observed, ClusterError> {
+    let namespace = object.namespace().unwrap_or_default();
+    let name = object.name_any();
+    let stores = &ctx.stores;
+    let card = object.spec.model.card.as_ref().and_then(|card| stores.cards.get(&ObjectRef::new(card)));
+    let mut cards = Vec::new();
+    if object.spec.model.card.is_some() && card.is_none() {
+        cards = stores.cards.state().iter().map(|card| card.name_any()).collect();
+        cards.sort();
+    }
+    let mut strangers = Vec::new();
+    let workload = own(object, &stores.workloads, ctx, &mut strangers).await?;
+    let service = own(object, &stores.services, ctx, &mut strangers).await?;
+    let (pods, job_pods) = stores
+        .children(&stores.pods, &namespace, MODEL_DEPLOYMENT, &name)
+        .into_iter()
+        .partition(|pod| pod.labels().get(COMPONENT).map(String::as_str) == Some("serve"));
+    Ok(Observed {
+        card: card.map(|card| (*card).clone()),
+        cards,
+        jobs: stores.children(&stores.jobs, &namespace, MODEL_DEPLOYMENT, &name),
+        job_pods,
+        pods,
+        workload,
+        service,
+        strangers,
+        ..Observed::default()
+    })
+}
+
+/// Our child of the same name, or a note that a stranger has its name.
+async fn own<K>(
+    object: &ModelDeployment,
+    store: &Store<K>,
+    ctx: &Context,
+    strangers: &mut Vec<Stranger>,
+) -> Result<Option<K>, ClusterError>
+where
+    K: Kind
+        + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>
+        + Lookup<DynamicType = ()>,
+{
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let uid = object.uid().unwrap_or_default();
+    match ctx.stores.get(store, &namespace, &name) {
+        Some(live) if is_controlled_by(&live, &uid) => Ok(Some(live)),
+        // Not ours, or not seen yet: only the API server knows.
+        _ => {
+            strangers.extend(ctx.cluster.stranger::<K>(&namespace, &name, &uid).await?);
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! How far a ModelDeployment has come: model found on the hub, weights there, pods to be made. Pure.
+
+use super::observe::Observed;
+use super::validate::{Validated, WeightsFrom};
+use crate::answer::{self, Answer};
+use crate::api::{ConditionType, HubSource, ModelCache, ModelDeployment, Reason};
+use crate::child::REQUEST;
+use crate::conditions;
+use crate::digest;
+use crate::hub_job::HubRequest;
+use crate::job_state::{self, JobState};
+use crate::model_cache::validate::Violation;
+use kube::ResourceExt;
+
+/// What is known of the model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resolution {
+    /// The hub is being asked.
+    Asking(JobState),
+    /// The hub has answered.
+    Found(Found),
+    /// A cache that exists brings the weights; nobody is asked.
+    Cached {
+        /// Name of the cache.
+        cache: String,
+    },
+}
+
+/// What the hub said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Repository that answered.
+    pub id: String,
+    /// Commit.
+    pub commit: String,
+    /// Bytes of all files.
+    pub bytes: i64,
+    /// Architecture, where told.
+    pub architecture: Option<String>,
+    /// Digest of what was asked.
+    pub request: String,
+}
+
+/// Reads what is known of the model: what was written down for the same request, else the Job's answer.
+///
+/// # Errors
+///
+/// When the runtime cannot run what the hub has.
+pub fn resolution(
+    object: &ModelDeployment,
+    validated: &Validated,
+    observed: &Observed,
+) -> Result<Resolution, Violation> {
+    let request = match &validated.weights {
+        WeightsFrom::Cache { name, .. } => return Ok(Resolution::Cached { cache: name.clone() }),
+        WeightsFrom::Hub { request, .. } => request,
+    };
+    let asked = digest::of(request);
+    if let Some(found) = recorded(object, &asked) {
+        return Ok(Resolution::Found(found));
+    }
+    let job = observed
+        .jobs
+        .iter()
+        .filter(|job| job.annotations().get(REQUEST) == Some(&asked))
+        .filter(|job| job.metadata.deletion_timestamp.is_none())
+        .max_by_key(|job| job.metadata.creation_timestamp.clone());
+    match job_state::read(job, &observed.job_pods) {
+        JobState::Done(Answer::Resolved(resolved)) => {
+            if resolved.supported == Some(false) {
+                return Err(unsupported(request, resolved.architecture.as_deref()));
+            }
+            Ok(Resolution::Found(Found {
+                id: resolved.id,
+                commit: resolved.commit,
+                bytes: resolved.bytes,
+                architecture: resolved.architecture,
+                request: asked,
+            }))
+        }
+        state => Ok(Resolution::Asking(state)),
+    }
+}
+
+fn recorded(object: &ModelDeployment, asked: &str) -> Option<Found> {
+    let model = object.status.as_ref()?.model.as_ref()?;
+    if model.request.as_deref() != Some(asked) {
+        return None;
+    }
+    Some(Found {
+        id: model.id.clone(),
+        commit: model.commit.clone()?,
+        bytes: model.bytes?,
+        architecture: model.architecture.clone(),
+        request: asked.to_owned(),
+    })
+}
+
+fn unsupported(request: &HubRequest, architecture: Option<&str>) -> Violation {
+    Violation {
+        reason: Reason::RuntimeUnsupported,
+        message: format!(
+            "the runtime cannot run {} ({}, format {}); pick another variant or model",
+            request.id,
+            architecture.unwrap_or("unknown architecture"),
+            request.format.as_str()
+        ),
+    }
+}
+
+/// Weights that serving pods can open.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weights {
+    /// Claim that holds them.
+    pub claim: String,
+    /// Folder or file on the claim; empty for the top folder.
+    pub path: String,
+    /// Bytes, where known.
+    pub bytes: Option<i64>,
+}
+
+/// How far the cache has come.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CacheState {
+    /// Its name is not known yet.
+    Unknown,
+    /// Not there yet, or not usable.
+    Waiting {
+        /// Why.
+        reason: Reason,
+        /// Which object, and what to do.
+        message: String,
+    },
+    /// Every file is there and verified.
+    Ready(Weights),
+}
+
+/// Reads how far the cache has come.
+#[must_use]
+pub fn cache_state(validated: &Validated, resolution: &Resolution, observed: &Observed) -> CacheState {
+    let name = match (&validated.weights, resolution) {
+        (WeightsFrom::Cache { name, .. }, _) => name,
+        (WeightsFrom::Hub { .. }, Resolution::Found(_)) => "",
+        _ => return CacheState::Unknown,
+    };
+    let Some(cache) = &observed.cache else {
+        return match &validated.weights {
+            WeightsFrom::Cache { .. } => CacheState::Waiting {
+                reason: Reason::CacheNotFound,
+                message: format!(
+                    "ModelCache {name} (spec.weights.cache) does not exist in this namespace; make it or leave the field out"
+                ),
+            },
+            WeightsFrom::Hub { .. } => CacheState::Waiting {
+                reason: Reason::Fetching,
+                message: "the ModelCache is being made".to_owned(),
+            },
+        };
+    };
+    if let WeightsFrom::Cache { revision, .. } = &validated.weights
+        && let Some(message) = mismatch(cache, validated, revision.as_deref())
+    {
+        return CacheState::Waiting { reason: Reason::CacheMismatch, message };
+    }
+    usable(cache)
+}
+
+fn usable(cache: &ModelCache) -> CacheState {
+    let name = cache.name_any();
+    let waiting = |reason, message| CacheState::Waiting { reason, message };
+    if cache.metadata.deletion_timestamp.is_some() {
+        return waiting(Reason::Waiting, format!("ModelCache {name} is being deleted"));
+    }
+    let Some(status) = cache
+        .status
+        .as_ref()
+        .filter(|status| Some(status.observed_generation) == cache.metadata.generation)
+    else {
+        return waiting(Reason::Fetching, format!("ModelCache {name} has only just been made"));
+    };
+    let Some(ready) = conditions::find(&status.conditions, ConditionType::Ready) else {
+        return waiting(Reason::Fetching, format!("ModelCache {name} has only just been made"));
+    };
+    if ready.status != "True" {
+        let reason = Reason::ALL.iter().find(|reason| reason.as_str() == ready.reason);
+        return waiting(
+            reason.copied().unwrap_or(Reason::Fetching),
+            format!("ModelCache {name}: {}", ready.message),
+        );
+    }
+    match (&status.claim_name, &status.path) {
+        (Some(claim), Some(path)) => CacheState::Ready(Weights {
+            claim: claim.clone(),
+            path: path.clone(),
+            bytes: status.bytes_total,
+        }),
+        _ => waiting(Reason::Fetching, format!("ModelCache {name} does not say where its files are")),
+    }
+}
+
+/// What makes a named cache one of other weights.
+fn mismatch(cache: &ModelCache, validated: &Validated, revision: Option<&str>) -> Option<String> {
+    // Weights on a claim carry no name: whoever put them there knows what they are.
+    let hub: &HubSource = cache.spec.source.hub.as_ref()?;
+    let name = cache.name_any();
+    let source = &validated.choice.source;
+    let ids: Vec<&String> = std::iter::once(&source.id).chain(&source.aliases).collect();
+    if hub.name != source.hub || !ids.contains(&&hub.id) {
+        return Some(format!(
+            "ModelCache {name} holds {} from {}, and the model is {} on {}; name another cache or leave spec.weights.cache out",
+            hub.id,
+            hub.name.as_str(),
+            source.id,
+            source.hub.as_str()
+        ));
+    }
+    if hub.files.clone().unwrap_or_default() != source.files.clone().unwrap_or_default() {
+        return Some(format!(
+            "ModelCache {name} holds files {:?} of {}, and the model needs {:?}; name another cache or leave spec.weights.cache out",
+            hub.files.clone().unwrap_or_default(),
+            hub.id,
+            source.files.clone().unwrap_or_default()
+        ));
+    }
+    let commit = cache.status.as_ref().and_then(|status| status.commit.as_deref());
+    match revision {
+        Some(revision) if revision == hub.revision || Some(revision) == commit => None,
+        Some(revision) if answer::is_commit(revision) || revision != hub.revision => Some(format!(
+            "ModelCache {name} holds revision {} (commit {}), and spec.model.revision is {revision}",
+            hub.revision,
+            commit.unwrap_or("not known yet")
+        )),
+        _ => None,
+    }
+}

@@ -1,0 +1,171 @@
+//! What is wrong with a pod, from its status alone.
+
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use kube::ResourceExt;
+
+use crate::answer::Answer;
+use crate::api::Reason;
+use crate::conditions::shortened;
+
+/// Longest part of a log that is repeated in a condition.
+const MAX_LAST_WORDS: usize = 512;
+
+/// Something that keeps a pod from doing its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Why.
+    pub reason: Reason,
+    /// Which pod, what happened, and what to do.
+    pub message: String,
+}
+
+/// What is wrong with a pod; nothing when it runs, or has only just been made.
+#[must_use]
+pub fn trouble(pod: &Pod) -> Option<Trouble> {
+    let name = pod.name_any();
+    let status = pod.status.as_ref()?;
+    let of = |reason, message| Some(Trouble { reason, message });
+    for container in status.container_statuses.iter().flatten() {
+        if let Some((reason, message)) = container_trouble(container) {
+            return of(reason, format!("pod {name}: {message}"));
+        }
+    }
+    let scheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled");
+    if let Some(condition) = scheduled.filter(|c| c.status == "False") {
+        let why = condition.message.as_deref().unwrap_or("the scheduler gave no reason");
+        return of(Reason::Unschedulable, format!("pod {name} has no node: {why}"));
+    }
+    if status.phase.as_deref() == Some("Failed") {
+        let why = status.message.as_deref().or(status.reason.as_deref()).unwrap_or("no reason given");
+        return of(Reason::CrashLooping, format!("pod {name} failed: {why}"));
+    }
+    None
+}
+
+fn container_trouble(container: &ContainerStatus) -> Option<(Reason, String)> {
+    let state = container.state.as_ref()?;
+    if container.ready && state.running.is_some() {
+        return None;
+    }
+    if let Some(waiting) = &state.waiting {
+        let word = waiting.reason.as_deref().unwrap_or_default();
+        let why = waiting.message.as_deref().unwrap_or("no reason given");
+        match word {
+            "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName"
+            | "ImageInspectError" | "RegistryUnavailable" => {
+                return Some((
+                    Reason::ImagePullFailed,
+                    format!(
+                        "image {} cannot be pulled ({word}: {}); check its name, the pull policy and imagePullSecrets",
+                        container.image,
+                        shortened(why.to_owned(), MAX_LAST_WORDS)
+                    ),
+                ));
+            }
+            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+                return Some((
+                    Reason::CrashLooping,
+                    format!("the container cannot be made ({word}): {why}"),
+                ));
+            }
+            _ => {}
+        }
+    }
+    let ended = state
+        .terminated
+        .as_ref()
+        .or_else(|| container.last_state.as_ref().and_then(|last| last.terminated.as_ref()))
+        .filter(|ended| ended.exit_code != 0)?;
+    Some(end(container, ended))
+}
+
+/// Why a container ended, and what to do about it.
+fn end(container: &ContainerStatus, ended: &ContainerStateTerminated) -> (Reason, String) {
+    let words = ended.message.as_deref().unwrap_or_default();
+    if ended.reason.as_deref() == Some("OOMKilled") {
+        return (
+            Reason::OutOfMemory,
+            format!(
+                "the kernel ended it for using more than its memory limit; raise runtime.resources.limits.memory, or lower limits.contextLength or limits.maxSequences (restarts: {})",
+                container.restart_count
+            ),
+        );
+    }
+    if let Some(Answer::Failed(failure)) = Answer::parse(words) {
+        return failure.verdict();
+    }
+    let last: String = {
+        let text = words.trim();
+        let from = text.len().saturating_sub(MAX_LAST_WORDS);
+        let from = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text[from..].to_owned()
+    };
+    let last = if last.is_empty() { "nothing".to_owned() } else { last };
+    (
+        Reason::CrashLooping,
+        format!(
+            "container {} ended with exit code {} (restarts: {}); its last words: {last}",
+            container.name, ended.exit_code, container.restart_count
+        ),
+    )
+}
+
+/// Whether a pod is on its way out.
+#[must_use]
+pub fn is_leaving(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// Whether a pod's Ready condition is true.
+#[must_use]
+pub fn is_ready(pod: &Pod) -> bool {
+    pod.status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref())
+        .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(container: &serde_json::Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "p"},
+            "status": {"containerStatuses": [container]},
+        }))
+        .unwrap()
+    }
+
+    fn container(state: &serde_json::Value, last: &serde_json::Value) -> serde_json::Value {
+        json!({"name": "serve", "image": "i", "imageID": "", "ready": false, "restartCount": 3, "state": state, "lastState": last})
+    }
+
+    #[test]
+    fn each_way_to_fail_has_its_reason() {
+        let waiting = |reason: &str| json!({"waiting": {"reason": reason, "message": "m"}});
+        let ended = |reason: &str, code: i32, message: &str| {
+            json!({"terminated": {"reason": reason, "exitCode": code, "message": message}})
+        };
+        let load = r#"{"outcome":"Failed","reason":"LoadFailed","message":"x.gguf is cut off"}"#;
+        for (state, last, reason, words) in [
+            (waiting("ImagePullBackOff"), json!({}), Reason::ImagePullFailed, "image i cannot be pulled"),
+            (waiting("CrashLoopBackOff"), ended("OOMKilled", 137, ""), Reason::OutOfMemory, "raise runtime.resources"),
+            (waiting("CrashLoopBackOff"), ended("Error", 1, load), Reason::LoadFailed, "x.gguf is cut off"),
+            (waiting("CrashLoopBackOff"), ended("Error", 101, "panicked"), Reason::CrashLooping, "its last words: panicked"),
+            (ended("Error", 1, load), json!({}), Reason::LoadFailed, "x.gguf"),
+        ] {
+            let found = trouble(&pod(&container(&state, &last))).unwrap();
+            assert_eq!(found.reason, reason);
+            assert!(found.message.contains(words), "{}", found.message);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_is_being_made_has_no_trouble() {
+        let state = json!({"waiting": {"reason": "ContainerCreating"}});
+        assert_eq!(trouble(&pod(&container(&state, &json!({})))), None);
+    }
+}
