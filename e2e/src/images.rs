@@ -45,10 +45,8 @@ impl Images {
     /// # Errors
     /// When it is not there or lacks an image.
     pub fn read() -> Result<Self> {
-        let path = std::env::var_os("CHANDLER_IMAGES").map_or_else(
-            || checkout().join("build/images/images.env"),
-            PathBuf::from,
-        );
+        let path = std::env::var_os("CHANDLER_IMAGES")
+            .map_or_else(|| checkout().join("build/images/images.env"), PathBuf::from);
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read {}; run `make images`", path.display()))?;
         let values: HashMap<&str, &str> = text

@@ -172,7 +172,7 @@ impl Answer {
                 write_result(path, &line, true).map_err(|source| DeliverError::ResultFile {
                     path: path.to_path_buf(),
                     source,
-                })?
+                })?;
             }
             // Outside a pod there is no such file, and nobody asked for one.
             None => drop(write_result(Path::new(TERMINATION_LOG), &line, false)),

@@ -14,7 +14,12 @@ pub struct ServeArgs {
     pub model: PathBuf,
 
     /// Name under which requests ask for the model; may be repeated, the first is shown in answers.
-    #[arg(long, env = "CHANDLER_SERVED_NAME", value_delimiter = ',', required = true)]
+    #[arg(
+        long,
+        env = "CHANDLER_SERVED_NAME",
+        value_delimiter = ',',
+        required = true
+    )]
     pub served_name: Vec<String>,
 
     /// Where to compute.
@@ -42,7 +47,11 @@ pub struct ServeArgs {
     pub listen: SocketAddr,
 
     /// Address of health, metrics and status.
-    #[arg(long, env = "CHANDLER_MANAGEMENT_LISTEN", default_value = "0.0.0.0:8081")]
+    #[arg(
+        long,
+        env = "CHANDLER_MANAGEMENT_LISTEN",
+        default_value = "0.0.0.0:8081"
+    )]
     pub management_listen: SocketAddr,
 
     /// Seconds that running streams get to finish after SIGTERM.
@@ -54,7 +63,11 @@ pub struct ServeArgs {
     pub threads: Option<u32>,
 
     /// File that gets the reason when the model cannot be loaded; an absent folder is passed over.
-    #[arg(long, env = "CHANDLER_RESULT_FILE", default_value = "/dev/termination-log")]
+    #[arg(
+        long,
+        env = "CHANDLER_RESULT_FILE",
+        default_value = "/dev/termination-log"
+    )]
     pub result_file: PathBuf,
 }
 

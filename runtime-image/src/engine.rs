@@ -34,7 +34,9 @@ pub struct EngineLimits {
 
 /// All places are taken: come back later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{running} requests are running and {queue} are waiting, which is all this server takes; try again later")]
+#[error(
+    "{running} requests are running and {queue} are waiting, which is all this server takes; try again later"
+)]
 pub struct Overloaded {
     /// Generations that run at once.
     pub running: usize,
@@ -115,19 +117,29 @@ impl Engine {
     ) -> std::io::Result<(Self, oneshot::Receiver<Option<String>>)> {
         let (submissions, receiver) = mpsc::channel();
         let (ended, end) = oneshot::channel();
-        thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let worker = worker::Worker::new(model, tokenizer, limits, metrics, receiver);
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run()));
-            let fault = match outcome {
-                Ok(Ok(())) => None,
-                Ok(Err(fault)) => Some(fault.to_string()),
-                Err(panic) => Some(describe(panic.as_ref())),
-            };
-            // Nobody may be listening any more while the process ends.
-            let _ = ended.send(fault);
-        })?;
+        thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || {
+                let worker = worker::Worker::new(model, tokenizer, limits, metrics, receiver);
+                let outcome =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run()));
+                let fault = match outcome {
+                    Ok(Ok(())) => None,
+                    Ok(Err(fault)) => Some(fault.to_string()),
+                    Err(panic) => Some(describe(panic.as_ref())),
+                };
+                // Nobody may be listening any more while the process ends.
+                let _ = ended.send(fault);
+            })?;
         let places = Arc::new(Semaphore::new(limits.sequences + limits.queue));
-        Ok((Self { places, submissions, limits }, end))
+        Ok((
+            Self {
+                places,
+                submissions,
+                limits,
+            },
+            end,
+        ))
     }
 
     /// Takes a place.
@@ -137,9 +149,10 @@ impl Engine {
     pub fn admit(&self) -> Result<Permit, Overloaded> {
         match Arc::clone(&self.places).try_acquire_owned() {
             Ok(permit) => Ok(Permit(permit)),
-            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
-                Err(Overloaded { running: self.limits.sequences, queue: self.limits.queue })
-            }
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => Err(Overloaded {
+                running: self.limits.sequences,
+                queue: self.limits.queue,
+            }),
         }
     }
 
@@ -150,7 +163,13 @@ impl Engine {
     pub fn submit(&self, request: GenerateRequest, permit: Permit) -> Result<Generation, Stopped> {
         // Unbounded, so that the engine never waits for a client; at most one event a token of the answer is in it.
         let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
-        self.submissions.send(Submission { request, permit, events }).map_err(|_| Stopped)?;
+        self.submissions
+            .send(Submission {
+                request,
+                permit,
+                events,
+            })
+            .map_err(|_| Stopped)?;
         Ok(Generation { events: receiver })
     }
 
@@ -170,6 +189,12 @@ impl Engine {
 
 /// The text of a panic.
 fn describe(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the engine's thread panicked: {}", text.unwrap_or("without a message"))
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!(
+        "the engine's thread panicked: {}",
+        text.unwrap_or("without a message")
+    )
 }

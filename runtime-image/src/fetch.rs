@@ -270,10 +270,10 @@ fn note_what_cannot_be_checked(file: &mut RemoteFile) {
     match (file.size, file.digest) {
         (_, Some(_)) => {}
         (Some(size), None) => {
-            tracing::warn!(path = %file.path, size, "this hub gives no digest for the file: only its size is checked")
+            tracing::warn!(path = %file.path, size, "this hub gives no digest for the file: only its size is checked");
         }
         (None, None) => {
-            tracing::warn!(path = %file.path, "this hub gives neither digest nor size for the file: it cannot be checked")
+            tracing::warn!(path = %file.path, "this hub gives neither digest nor size for the file: it cannot be checked");
         }
     }
 }

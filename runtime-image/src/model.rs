@@ -143,12 +143,25 @@ pub fn check(plan: &StepPlan, capacity: Capacity, vocabulary: usize) -> Result<(
     let rows = plan.tokens.len();
     let fail = |message: String| Err(StepError::Plan(message));
     if rows == 0 || rows > capacity.rows || plan.positions.len() != rows {
-        return fail(format!("{rows} tokens and {} positions for at most {} rows", plan.positions.len(), capacity.rows));
+        return fail(format!(
+            "{rows} tokens and {} positions for at most {} rows",
+            plan.positions.len(),
+            capacity.rows
+        ));
     }
-    if plan.logits_rows.len() > capacity.logits_rows || plan.logits_rows.iter().any(|row| *row >= rows) {
-        return fail(format!("logits of rows {:?} in a step of {rows} rows", plan.logits_rows));
+    if plan.logits_rows.len() > capacity.logits_rows
+        || plan.logits_rows.iter().any(|row| *row >= rows)
+    {
+        return fail(format!(
+            "logits of rows {:?} in a step of {rows} rows",
+            plan.logits_rows
+        ));
     }
-    if let Some(token) = plan.tokens.iter().find(|token| **token as usize >= vocabulary) {
+    if let Some(token) = plan
+        .tokens
+        .iter()
+        .find(|token| **token as usize >= vocabulary)
+    {
         return fail(format!("token {token} in a vocabulary of {vocabulary}"));
     }
     let mut next = 0;
@@ -157,15 +170,29 @@ pub fn check(plan: &StepPlan, capacity: Capacity, vocabulary: usize) -> Result<(
             return fail(format!("rows {:?} after row {next}", run.rows));
         }
         next = run.rows.end;
-        if run.blocks.iter().any(|block| *block as usize >= capacity.blocks) {
-            return fail(format!("a block beyond the {} of the cache", capacity.blocks));
+        if run
+            .blocks
+            .iter()
+            .any(|block| *block as usize >= capacity.blocks)
+        {
+            return fail(format!(
+                "a block beyond the {} of the cache",
+                capacity.blocks
+            ));
         }
         let positions = &plan.positions[run.rows.clone()];
         let consecutive = positions.windows(2).all(|pair| pair[0] + 1 == pair[1]);
         let last = positions.last().map_or(0, |position| *position as usize);
         if !consecutive || last >= run.blocks.len() * BLOCK_TOKENS {
-            return fail(format!("positions up to {last} in {} blocks", run.blocks.len()));
+            return fail(format!(
+                "positions up to {last} in {} blocks",
+                run.blocks.len()
+            ));
         }
     }
-    if next == rows { Ok(()) } else { fail(format!("runs cover {next} of {rows} rows")) }
+    if next == rows {
+        Ok(())
+    } else {
+        fail(format!("runs cover {next} of {rows} rows"))
+    }
 }

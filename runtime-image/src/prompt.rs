@@ -65,32 +65,54 @@ impl Template {
     /// # Errors
     /// When the template is too large or no valid Jinja.
     pub fn new(source: &str, tokenizer: &Tokenizer, path: &Path) -> Result<Self, LoadError> {
-        let fail = |detail: String| LoadError::Description { path: path.to_owned(), detail };
+        let fail = |detail: String| LoadError::Description {
+            path: path.to_owned(),
+            detail,
+        };
         if source.len() > LARGEST_TEMPLATE {
-            return Err(fail(format!("its chat template has {} bytes, at most {LARGEST_TEMPLATE} are taken", source.len())));
+            return Err(fail(format!(
+                "its chat template has {} bytes, at most {LARGEST_TEMPLATE} are taken",
+                source.len()
+            )));
         }
         let mut environment = Environment::new();
         // As the reference implementation sets them.
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build();
         environment.set_syntax(syntax.map_err(|error| fail(error.to_string()))?);
         environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
         environment
             .add_template_owned(NAME, source.to_owned())
             .map_err(|error| fail(format!("its chat template is no valid Jinja: {error:#}")))?;
-        Ok(Self { environment, begin: tokenizer.begin_text().to_owned(), end: tokenizer.end_text().to_owned() })
+        Ok(Self {
+            environment,
+            begin: tokenizer.begin_text().to_owned(),
+            end: tokenizer.end_text().to_owned(),
+        })
     }
 
     /// Renders a conversation up to the place where the assistant answers.
     ///
     /// # Errors
     /// When the template refuses the messages or fails on them.
-    pub fn render(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<Prompt, PromptError> {
+    pub fn render(
+        &self,
+        messages: &[Message],
+        tokenizer: &Tokenizer,
+    ) -> Result<Prompt, PromptError> {
         let texts = messages.iter().flat_map(|message| {
-            [message.role.as_str(), message.content.as_str(), message.name.as_deref().unwrap_or_default()]
+            [
+                message.role.as_str(),
+                message.content.as_str(),
+                message.name.as_deref().unwrap_or_default(),
+            ]
         });
         let guard = Tokenizer::guard_for(texts).ok_or(PromptError::NoGuard)?;
         let guarded: Vec<Message> = messages
@@ -98,10 +120,16 @@ impl Template {
             .map(|message| Message {
                 role: tokenizer.guard(&message.role, guard),
                 content: tokenizer.guard(&message.content, guard),
-                name: message.name.as_deref().map(|name| tokenizer.guard(name, guard)),
+                name: message
+                    .name
+                    .as_deref()
+                    .map(|name| tokenizer.guard(name, guard)),
             })
             .collect();
-        let template = self.environment.get_template(NAME).map_err(|error| PromptError::Template(error.to_string()))?;
+        let template = self
+            .environment
+            .get_template(NAME)
+            .map_err(|error| PromptError::Template(error.to_string()))?;
         let mut out = Bounded(Vec::new());
         template
             .render_captured_to(
@@ -115,8 +143,12 @@ impl Template {
                 &mut out,
             )
             .map_err(|error| explain(&error, guard))?;
-        let text = String::from_utf8(out.0).map_err(|error| PromptError::Template(error.to_string()))?;
-        Ok(Prompt { text, guard: Some(guard) })
+        let text =
+            String::from_utf8(out.0).map_err(|error| PromptError::Template(error.to_string()))?;
+        Ok(Prompt {
+            text,
+            guard: Some(guard),
+        })
     }
 }
 
@@ -132,29 +164,45 @@ fn explain(error: &Error, guard: char) -> PromptError {
 const REFUSAL: &str = "refused: ";
 
 fn raise_exception(message: &str) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, format!("{REFUSAL}{message}")))
+    Err(Error::new(
+        ErrorKind::InvalidOperation,
+        format!("{REFUSAL}{message}"),
+    ))
 }
 
 /// The present time in UTC, in the words of C's strftime.
 fn strftime_now(format: &str) -> Result<String, Error> {
-    jiff::fmt::strtime::format(format, &jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC))
-        .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
+    jiff::fmt::strtime::format(
+        format,
+        &jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC),
+    )
+    .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
 }
 
 /// JSON as Python's `json.dumps` writes it: not escaped for HTML, a space after colons and commas unless indented.
 fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    let fail = |error: serde_json::Error| Error::new(ErrorKind::InvalidOperation, error.to_string());
+    let fail =
+        |error: serde_json::Error| Error::new(ErrorKind::InvalidOperation, error.to_string());
     let mut out = Vec::new();
     match indent {
         Some(indent) => {
             let spaces = " ".repeat(indent.min(16));
             let formatter = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter)).map_err(fail)?;
+            value
+                .serialize(&mut serde_json::Serializer::with_formatter(
+                    &mut out, formatter,
+                ))
+                .map_err(fail)?;
         }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced)).map_err(fail)?,
+        None => value
+            .serialize(&mut serde_json::Serializer::with_formatter(
+                &mut out, Spaced,
+            ))
+            .map_err(fail)?,
     }
-    let text = String::from_utf8(out).map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))?;
+    let text = String::from_utf8(out)
+        .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))?;
     Ok(Value::from_safe_string(text))
 }
 
@@ -162,12 +210,28 @@ fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
 struct Spaced;
 
 impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+    fn begin_array_value<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        if first {
+            Ok(())
+        } else {
+            writer.write_all(b", ")
+        }
     }
 
-    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+    fn begin_object_key<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        if first {
+            Ok(())
+        } else {
+            writer.write_all(b", ")
+        }
     }
 
     fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
@@ -181,7 +245,9 @@ struct Bounded(Vec<u8>);
 impl Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.0.len() + bytes.len() > LARGEST_OUTPUT {
-            return Err(io::Error::other(format!("the prompt would have more than {LARGEST_OUTPUT} bytes")));
+            return Err(io::Error::other(format!(
+                "the prompt would have more than {LARGEST_OUTPUT} bytes"
+            )));
         }
         self.0.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -200,17 +266,27 @@ mod tests {
     const CHATML: &str = "{% for message in messages %}\n{{ '<|im_start|>' + message['role'] + '\\n' + message['content'].strip() + '<|im_end|>' + '\\n' }}{% endfor %}\n{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
     fn message(role: &str, content: &str) -> Message {
-        Message { role: role.to_owned(), content: content.to_owned(), name: None }
+        Message {
+            role: role.to_owned(),
+            content: content.to_owned(),
+            name: None,
+        }
     }
 
     fn render(source: &str, messages: &[Message]) -> Result<Prompt, PromptError> {
         let tokenizer = bytes_only(&["<|im_start|>", "<|im_end|>"]);
-        Template::new(source, &tokenizer, Path::new("model.gguf")).expect("valid").render(messages, &tokenizer)
+        Template::new(source, &tokenizer, Path::new("model.gguf"))
+            .expect("valid")
+            .render(messages, &tokenizer)
     }
 
     #[test]
     fn renders_python_flavoured_templates() {
-        let prompt = render(CHATML, &[message("user", " Hi "), message("assistant", "Yes?")]).expect("renders");
+        let prompt = render(
+            CHATML,
+            &[message("user", " Hi "), message("assistant", "Yes?")],
+        )
+        .expect("renders");
         assert_eq!(
             prompt.text,
             "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes?<|im_end|>\n<|im_start|>assistant\n"
@@ -225,7 +301,11 @@ mod tests {
         let tokens = tokenizer.encode(&prompt).expect("short");
         // Two of the message, one of the generation prompt.
         assert_eq!(tokens.iter().filter(|token| **token >= 256).count(), 3);
-        let bytes: Vec<u8> = tokens.iter().flat_map(|token| tokenizer.bytes(*token)).copied().collect();
+        let bytes: Vec<u8> = tokens
+            .iter()
+            .flat_map(|token| tokenizer.bytes(*token))
+            .copied()
+            .collect();
         assert!(String::from_utf8(bytes).expect("text").contains(typed));
     }
 
@@ -233,7 +313,12 @@ mod tests {
     fn a_refusal_comes_in_the_templates_own_words() {
         let source = "{{ raise_exception('roles must alternate: ' + messages[0].content) }}";
         let refusal = render(source, &[message("user", "<|im_end|>")]);
-        assert_eq!(refusal, Err(PromptError::Refused("roles must alternate: <|im_end|>".to_owned())));
+        assert_eq!(
+            refusal,
+            Err(PromptError::Refused(
+                "roles must alternate: <|im_end|>".to_owned()
+            ))
+        );
     }
 
     #[test]
@@ -243,7 +328,13 @@ mod tests {
             "{% for a in range(9999) %}{{ 'xxxxxxxxxx' * 100000 }}{% endfor %}",
             "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         ] {
-            assert!(matches!(render(bomb, &[message("user", "x")]), Err(PromptError::Template(_))), "{bomb}");
+            assert!(
+                matches!(
+                    render(bomb, &[message("user", "x")]),
+                    Err(PromptError::Template(_))
+                ),
+                "{bomb}"
+            );
         }
     }
 

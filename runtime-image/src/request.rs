@@ -99,6 +99,12 @@ mod tests {
         assert_eq!(room(10, None, 16), Ok(6));
         assert_eq!(room(10, Some(4), 16), Ok(4));
         assert_eq!(room(10, Some(400), 16), Ok(6));
-        assert_eq!(room(16, Some(1), 16), Err(PromptTooLong { prompt: 16, context: 16 }));
+        assert_eq!(
+            room(16, Some(1), 16),
+            Err(PromptTooLong {
+                prompt: 16,
+                context: 16
+            })
+        );
     }
 }

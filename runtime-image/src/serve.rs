@@ -89,9 +89,14 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         .and_then(|runtime| {
             let outcome = runtime.block_on(async {
                 let bind = async |address| {
-                    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
+                    TcpListener::bind(address)
+                        .await
+                        .map_err(|source| ServeError::Listen { address, source })
                 };
-                let listeners = Listeners { api: bind(args.listen).await?, management: bind(args.management_listen).await? };
+                let listeners = Listeners {
+                    api: bind(args.listen).await?,
+                    management: bind(args.management_listen).await?,
+                };
                 let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Start)?;
                 let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Start)?;
                 let shutdown = async move {
@@ -119,18 +124,25 @@ fn start_logs() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // A second call, in tests, changes nothing.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
 }
 
 /// Writes the reason where the kubelet and a person look.
 fn report(error: &ServeError, result_file: &Path) {
     let mut message = error.to_string();
     let line = loop {
-        let line = json!({ "outcome": "Failed", "reason": error.reason(), "message": message }).to_string();
+        let line = json!({ "outcome": "Failed", "reason": error.reason(), "message": message })
+            .to_string();
         if line.len() <= LONGEST_RESULT || message.is_empty() {
             break line;
         }
-        let cut = (0..=message.len() * 3 / 4).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        let cut = (0..=message.len() * 3 / 4)
+            .rev()
+            .find(|at| message.is_char_boundary(*at))
+            .unwrap_or(0);
         message.truncate(cut);
     };
     let _ = writeln!(std::io::stderr(), "{line}");
@@ -178,11 +190,23 @@ pub async fn serve_with(
     shutdown: impl Future<Output = ()>,
     load: impl FnOnce() -> Result<Loaded, LoadError> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let app = Lifecycle::new(config.served_names.clone(), config.request_timeout, config.device.name());
+    let app = Lifecycle::new(
+        config.served_names.clone(),
+        config.request_timeout,
+        config.device.name(),
+    );
     let closing = watch::Sender::new(false);
-    let api = tokio::spawn(listen::serve(listeners.api, server::api(Arc::clone(&app)), closing.subscribe()));
+    let api = tokio::spawn(listen::serve(
+        listeners.api,
+        server::api(Arc::clone(&app)),
+        closing.subscribe(),
+    ));
     let management = server::management(Arc::clone(&app));
-    tokio::spawn(listen::serve(listeners.management, management, closing.subscribe()));
+    tokio::spawn(listen::serve(
+        listeners.management,
+        management,
+        closing.subscribe(),
+    ));
 
     let mut shutdown = std::pin::pin!(shutdown);
     let started = start(&app, &config, load);
@@ -221,40 +245,83 @@ async fn start(
     load: impl FnOnce() -> Result<Loaded, LoadError> + Send + 'static,
 ) -> Result<oneshot::Receiver<Option<String>>, ServeError> {
     let begun = Instant::now();
-    let loaded = tokio::task::spawn_blocking(load)
-        .await
-        .map_err(|error| ServeError::Load(LoadError::Setup(format!("loading failed by an internal fault: {error}"))))??;
-    let Loaded { model, tokenizer, template, main_type, context_length } = loaded;
+    let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| {
+        ServeError::Load(LoadError::Setup(format!(
+            "loading failed by an internal fault: {error}"
+        )))
+    })??;
+    let Loaded {
+        model,
+        tokenizer,
+        template,
+        main_type,
+        context_length,
+    } = loaded;
     let bytes_resident = model.weight_bytes();
     app.loaded(begun.elapsed());
     tracing::info!(seconds = begun.elapsed().as_secs_f64(), %main_type, context_length, "loaded the model");
 
     let begun = Instant::now();
-    let limits = EngineLimits { context_length, sequences: config.max_sequences, queue: config.max_queue };
+    let limits = EngineLimits {
+        context_length,
+        sequences: config.max_sequences,
+        queue: config.max_queue,
+    };
     let tokenizer = Arc::new(tokenizer);
-    let (engine, end) = Engine::start(model, Arc::clone(&tokenizer), limits, Arc::clone(&app.metrics))
-        .map_err(ServeError::Start)?;
+    let (engine, end) = Engine::start(
+        model,
+        Arc::clone(&tokenizer),
+        limits,
+        Arc::clone(&app.metrics),
+    )
+    .map_err(ServeError::Start)?;
     if first_step(&engine).await.is_err() {
         let fault = end.await.ok().flatten();
-        return Err(ServeError::Engine(fault.unwrap_or_else(|| "its thread ended".to_owned())));
+        return Err(ServeError::Engine(
+            fault.unwrap_or_else(|| "its thread ended".to_owned()),
+        ));
     }
     tracing::info!(seconds = begun.elapsed().as_secs_f64(), "ready");
-    app.ready(Service { engine, tokenizer, template, main_type, bytes_resident }, begun.elapsed());
+    app.ready(
+        Service {
+            engine,
+            tokenizer,
+            template,
+            main_type,
+            bytes_resident,
+        },
+        begun.elapsed(),
+    );
     Ok(end)
 }
 
 /// Generates one token, so that the first request finds everything in place.
 async fn first_step(engine: &Engine) -> Result<(), Stopped> {
-    let Ok(permit) = engine.admit() else { return Ok(()) };
-    let ending = Ending { most_tokens: 1, texts: Vec::new(), ignores_end_tokens: true };
-    let request = GenerateRequest { prompt: vec![0], sampling: Sampling::greedy(), ending };
+    let Ok(permit) = engine.admit() else {
+        return Ok(());
+    };
+    let ending = Ending {
+        most_tokens: 1,
+        texts: Vec::new(),
+        ignores_end_tokens: true,
+    };
+    let request = GenerateRequest {
+        prompt: vec![0],
+        sampling: Sampling::greedy(),
+        ending,
+    };
     let mut generation = engine.submit(request, permit)?;
     while !matches!(generation.next().await?, Event::Finished { .. }) {}
     Ok(())
 }
 
 /// Takes new requests for a moment more, lets running ones finish, then lets connections go.
-async fn drain(app: &Lifecycle, config: &Config, closing: &watch::Sender<bool>, api: JoinHandle<()>) {
+async fn drain(
+    app: &Lifecycle,
+    config: &Config,
+    closing: &watch::Sender<bool>,
+    api: JoinHandle<()>,
+) {
     tracing::info!(seconds = config.drain.as_secs(), "draining");
     let begun = Instant::now();
     app.drain(true);
@@ -262,7 +329,10 @@ async fn drain(app: &Lifecycle, config: &Config, closing: &watch::Sender<bool>, 
     app.drain(false);
     let left = config.drain.saturating_sub(begun.elapsed());
     if timeout(left, app.idle()).await.is_err() {
-        tracing::warn!(seconds = config.drain.as_secs(), "cut off requests that were still running");
+        tracing::warn!(
+            seconds = config.drain.as_secs(),
+            "cut off requests that were still running"
+        );
     }
     closing.send_replace(true);
     if timeout(CLOSE_TIMEOUT, api).await.is_err() {
@@ -283,7 +353,12 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
             return Err(LoadError::Setup(message.to_owned()));
         }
     }
-    let folder::Opened { mut weights, tokenizer, template, main_type } = folder::open(&config.model)?;
+    let folder::Opened {
+        mut weights,
+        tokenizer,
+        template,
+        main_type,
+    } = folder::open(&config.model)?;
     let trained = model::context_length(weights.as_ref())?;
     let context_length = config.context_length.unwrap_or(trained);
     if context_length > trained {
@@ -298,10 +373,26 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
         // One sequence may fill the context; the part of a block that each of the others begins must not stop it.
         blocks: context_length.div_ceil(BLOCK_TOKENS) + config.max_sequences,
     };
-    let model = model::load(weights.as_mut(), Setup { threads: config.threads, capacity })?;
+    let model = model::load(
+        weights.as_mut(),
+        Setup {
+            threads: config.threads,
+            capacity,
+        },
+    )?;
     let known = model.vocabulary();
     if tokenizer.size() > known {
-        tracing::warn!(tokens = tokenizer.size(), known, "the tokenizer knows more tokens than the model");
+        tracing::warn!(
+            tokens = tokenizer.size(),
+            known,
+            "the tokenizer knows more tokens than the model"
+        );
     }
-    Ok(Loaded { model, tokenizer, template, main_type, context_length })
+    Ok(Loaded {
+        model,
+        tokenizer,
+        template,
+        main_type,
+        context_length,
+    })
 }

@@ -133,14 +133,27 @@ pub trait Weights {
     ///
     /// # Errors
     /// When the tensor is misshapen or unreadable.
-    fn optional_vector(&mut self, name: &str, length: usize) -> Result<Option<Vec<f32>>, LoadError> {
-        if self.has(name) { self.vector(name, length).map(Some) } else { Ok(None) }
+    fn optional_vector(
+        &mut self,
+        name: &str,
+        length: usize,
+    ) -> Result<Option<Vec<f32>>, LoadError> {
+        if self.has(name) {
+            self.vector(name, length).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 }
 
 /// Checks a shape that came from a file before anything is allocated by it.
 pub(crate) fn check_shape(path: &Path, shape: &LlamaShape) -> Result<(), LoadError> {
-    let fail = |detail: String| Err(LoadError::Description { path: path.to_owned(), detail });
+    let fail = |detail: String| {
+        Err(LoadError::Description {
+            path: path.to_owned(),
+            detail,
+        })
+    };
     for (name, value, most) in [
         ("number of layers", shape.layers, 1 << 10),
         ("hidden size", shape.hidden, 1 << 16),
@@ -156,10 +169,17 @@ pub(crate) fn check_shape(path: &Path, shape: &LlamaShape) -> Result<(), LoadErr
         }
     }
     if !shape.heads.is_multiple_of(shape.key_heads) {
-        return fail(format!("{} heads cannot share {} key heads", shape.heads, shape.key_heads));
+        return fail(format!(
+            "{} heads cannot share {} key heads",
+            shape.heads, shape.key_heads
+        ));
     }
     if shape.frequencies.is_empty() || shape.frequencies.len() * 2 > shape.width {
-        return fail(format!("{} rotated pairs in heads of width {}", shape.frequencies.len(), shape.width));
+        return fail(format!(
+            "{} rotated pairs in heads of width {}",
+            shape.frequencies.len(),
+            shape.width
+        ));
     }
     Ok(())
 }

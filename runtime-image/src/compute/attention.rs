@@ -19,7 +19,10 @@ by_instructions! {
 }
 
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "queries, cache, table and result of one kernel")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "queries, cache, table and result of one kernel"
+)]
 fn attend_body(
     queries: &[f32],
     keys: &[f32],
@@ -30,7 +33,10 @@ fn attend_body(
     out: &mut [f32],
     width: usize,
 ) {
-    for (queries, out) in queries.chunks(width * HEADS).zip(out.chunks_mut(width * HEADS)) {
+    for (queries, out) in queries
+        .chunks(width * HEADS)
+        .zip(out.chunks_mut(width * HEADS))
+    {
         let heads = queries.len() / width;
         let factor = 1.0 / (width as f32).sqrt();
         let mut largest = [f32::NEG_INFINITY; HEADS];
@@ -52,7 +58,11 @@ fn attend_body(
                 }
                 let mut top = largest[head];
                 for (token, score) in scores.iter_mut().enumerate() {
-                    *score = if token < visible { *score * factor } else { f32::NEG_INFINITY };
+                    *score = if token < visible {
+                        *score * factor
+                    } else {
+                        f32::NEG_INFINITY
+                    };
                     top = if *score > top { *score } else { top };
                 }
                 let fade = exp(largest[head] - top);
@@ -91,7 +101,11 @@ mod tests {
     fn equals_the_definition_for_lengths_inside_and_across_blocks() {
         let width = 16;
         let stride = width * TOKENS;
-        let wave = |count: usize, step: f32| (0..count).map(|i| (i as f32 * step).sin()).collect::<Vec<f32>>();
+        let wave = |count: usize, step: f32| {
+            (0..count)
+                .map(|i| (i as f32 * step).sin())
+                .collect::<Vec<f32>>()
+        };
         let (keys, values) = (wave(stride * 4, 0.37), wave(stride * 4, 0.73));
         let queries = wave(width * 3, 1.1);
         let blocks = [2_u32, 0, 3];
@@ -99,19 +113,36 @@ mod tests {
             let mut plain = Vec::new();
             for set in Instructions::available() {
                 let mut out = vec![0.0; width * 3];
-                attend(set, &queries, &keys, &values, &blocks, stride, length, &mut out, width);
+                attend(
+                    set, &queries, &keys, &values, &blocks, stride, length, &mut out, width,
+                );
                 for head in 0..3 {
-                    let key = |t: usize, d: usize| keys[blocks[t / TOKENS] as usize * stride + d * TOKENS + t % TOKENS];
-                    let value = |t: usize, d: usize| values[blocks[t / TOKENS] as usize * stride + t % TOKENS * width + d];
+                    let key = |t: usize, d: usize| {
+                        keys[blocks[t / TOKENS] as usize * stride + d * TOKENS + t % TOKENS]
+                    };
+                    let value = |t: usize, d: usize| {
+                        values[blocks[t / TOKENS] as usize * stride + t % TOKENS * width + d]
+                    };
                     let scores: Vec<f64> = (0..length)
-                        .map(|t| (0..width).map(|d| f64::from(queries[head * width + d] * key(t, d))).sum::<f64>() / 4.0)
+                        .map(|t| {
+                            (0..width)
+                                .map(|d| f64::from(queries[head * width + d] * key(t, d)))
+                                .sum::<f64>()
+                                / 4.0
+                        })
                         .map(f64::exp)
                         .collect();
                     let total: f64 = scores.iter().sum();
                     for d in 0..width {
-                        let exact: f64 =
-                            scores.iter().enumerate().map(|(t, s)| s / total * f64::from(value(t, d))).sum();
-                        assert!((f64::from(out[head * width + d]) - exact).abs() < 1e-5, "length {length}");
+                        let exact: f64 = scores
+                            .iter()
+                            .enumerate()
+                            .map(|(t, s)| s / total * f64::from(value(t, d)))
+                            .sum();
+                        assert!(
+                            (f64::from(out[head * width + d]) - exact).abs() < 1e-5,
+                            "length {length}"
+                        );
                     }
                 }
                 if plain.is_empty() {

@@ -4,11 +4,12 @@
 //! the input with the weight's sign, at most 2 * 128 * 127.
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _mm_loadu_si128, _mm256_abs_epi8, _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_ps,
-    _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
-    _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_slli_epi32, _mm256_srli_epi16,
-    _mm256_storeu_ps, _mm256_xor_si256,
+    __m128i, __m256, __m256i, _mm_loadu_si128, _mm256_abs_epi8, _mm256_add_epi32, _mm256_and_si256,
+    _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
+    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
+    _mm256_mul_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setzero_ps, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_slli_epi32,
+    _mm256_srli_epi16, _mm256_storeu_ps, _mm256_xor_si256,
 };
 
 use super::matmul::{BlockInput, GroupOutput};
@@ -91,7 +92,15 @@ pub(super) unsafe fn floats<const KIND: u8>(
 ) {
     by_tiles!(rows, |first, N| {
         // SAFETY: `first + N` is at most `rows`; the rest by this function's contract.
-        unsafe { floats_tile::<KIND, N>(weights.as_ptr(), input.as_ptr().add(first * columns), columns, first, out) }
+        unsafe {
+            floats_tile::<KIND, N>(
+                weights.as_ptr(),
+                input.as_ptr().add(first * columns),
+                columns,
+                first,
+                out,
+            );
+        }
     });
 }
 
@@ -166,18 +175,31 @@ unsafe fn q8_tile<const N: usize>(
                 let scale = halves(scales.as_ptr().add(block * 32 + half * 16));
                 let mut dots = [_mm256_setzero_si256(); N];
                 for index in 0..8 {
-                    let bytes = quants.as_ptr().add(block * 512 + index * 64 + half * 32).cast::<__m256i>();
+                    let bytes = quants
+                        .as_ptr()
+                        .add(block * 512 + index * 64 + half * 32)
+                        .cast::<__m256i>();
                     let weight = _mm256_xor_si256(_mm256_loadu_si256(bytes), sign);
                     let magnitude = _mm256_abs_epi8(weight);
                     for (row, dot) in dots.iter_mut().enumerate() {
-                        let x = quad(input.quants.as_ptr().add(((first + row) * blocks + block) * BLOCK + index * 4));
+                        let x = quad(
+                            input
+                                .quants
+                                .as_ptr()
+                                .add(((first + row) * blocks + block) * BLOCK + index * 4),
+                        );
                         let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, weight));
                         *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pairs, ones));
                     }
                 }
                 for (row, sums) in sums.iter_mut().enumerate() {
-                    let x = _mm256_set1_ps(*input.scales.as_ptr().add((first + row) * blocks + block));
-                    sums[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[row]), _mm256_mul_ps(scale, x), sums[half]);
+                    let x =
+                        _mm256_set1_ps(*input.scales.as_ptr().add((first + row) * blocks + block));
+                    sums[half] = _mm256_fmadd_ps(
+                        _mm256_cvtepi32_ps(dots[row]),
+                        _mm256_mul_ps(scale, x),
+                        sums[half],
+                    );
                 }
             }
         }
@@ -191,7 +213,13 @@ unsafe fn q8_tile<const N: usize>(
 /// # Safety
 /// The processor has the instructions; the slices hold `input.blocks` blocks.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn q4(quants: &[u8], scales: &[u8], mins: &[u8], input: &BlockInput<'_>, out: &GroupOutput) {
+pub(super) unsafe fn q4(
+    quants: &[u8],
+    scales: &[u8],
+    mins: &[u8],
+    input: &BlockInput<'_>,
+    out: &GroupOutput,
+) {
     by_tiles!(input.rows, |first, N| {
         // SAFETY: `first + N` is at most the number of rows; the rest by this function's contract.
         unsafe { q4_tile::<N>(quants, scales, mins, input, first, out) }
@@ -220,14 +248,21 @@ unsafe fn q4_tile<const N: usize>(
                 let min = halves(mins.as_ptr().add(block * 32 + half * 16));
                 let mut dots = [_mm256_setzero_si256(); N];
                 for index in 0..4 {
-                    let bytes = quants.as_ptr().add(block * 256 + index * 64 + half * 32).cast::<__m256i>();
+                    let bytes = quants
+                        .as_ptr()
+                        .add(block * 256 + index * 64 + half * 32)
+                        .cast::<__m256i>();
                     let bytes = _mm256_loadu_si256(bytes);
                     let lower = _mm256_and_si256(bytes, low);
                     let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), low);
                     for (row, dot) in dots.iter_mut().enumerate() {
-                        let x = input.quants.as_ptr().add(((first + row) * blocks + block) * BLOCK + index * 4);
+                        let x = input
+                            .quants
+                            .as_ptr()
+                            .add(((first + row) * blocks + block) * BLOCK + index * 4);
                         let lower = _mm256_madd_epi16(_mm256_maddubs_epi16(lower, quad(x)), ones);
-                        let upper = _mm256_madd_epi16(_mm256_maddubs_epi16(upper, quad(x.add(16))), ones);
+                        let upper =
+                            _mm256_madd_epi16(_mm256_maddubs_epi16(upper, quad(x.add(16))), ones);
                         *dot = _mm256_add_epi32(*dot, _mm256_add_epi32(lower, upper));
                     }
                 }
@@ -235,7 +270,11 @@ unsafe fn q4_tile<const N: usize>(
                     let at = (first + row) * blocks + block;
                     let x = _mm256_set1_ps(*input.scales.as_ptr().add(at));
                     let sum = &mut sums[half];
-                    *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[row]), _mm256_mul_ps(scale, x), *sum);
+                    *sum = _mm256_fmadd_ps(
+                        _mm256_cvtepi32_ps(dots[row]),
+                        _mm256_mul_ps(scale, x),
+                        *sum,
+                    );
                     *sum = _mm256_fmadd_ps(min, _mm256_set1_ps(*input.sums.as_ptr().add(at)), *sum);
                 }
             }

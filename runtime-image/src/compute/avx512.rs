@@ -4,10 +4,11 @@
 //! A tile of up to [`TILE`] input rows shares each load of the weights.
 
 use std::arch::x86_64::{
-    __m256i, __m512, __m512i, _mm256_loadu_si256, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
-    _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_slli_epi32, _mm512_srli_epi16, _mm512_storeu_ps,
+    __m256i, __m512, __m512i, _mm256_loadu_si256, _mm512_and_si512, _mm512_castsi512_ps,
+    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi8,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
+    _mm512_srli_epi16, _mm512_storeu_ps,
 };
 
 use super::matmul::{BlockInput, GroupOutput};
@@ -88,7 +89,15 @@ pub(super) unsafe fn floats<const KIND: u8>(
 ) {
     by_tiles!(rows, |first, N| {
         // SAFETY: `first + N` is at most `rows`; the rest by this function's contract.
-        unsafe { floats_tile::<KIND, N>(weights.as_ptr(), input.as_ptr().add(first * columns), columns, first, out) }
+        unsafe {
+            floats_tile::<KIND, N>(
+                weights.as_ptr(),
+                input.as_ptr().add(first * columns),
+                columns,
+                first,
+                out,
+            );
+        }
     });
 }
 
@@ -108,9 +117,12 @@ unsafe fn floats_tile<const KIND: u8, const N: usize>(
         let weight = unsafe {
             match KIND {
                 0 => _mm512_loadu_ps(weights.add(column * GROUP * 4).cast()),
-                1 => _mm512_cvtph_ps(_mm256_loadu_si256(weights.add(column * GROUP * 2).cast::<__m256i>())),
+                1 => _mm512_cvtph_ps(_mm256_loadu_si256(
+                    weights.add(column * GROUP * 2).cast::<__m256i>(),
+                )),
                 _ => {
-                    let halves = _mm256_loadu_si256(weights.add(column * GROUP * 2).cast::<__m256i>());
+                    let halves =
+                        _mm256_loadu_si256(weights.add(column * GROUP * 2).cast::<__m256i>());
                     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
                 }
             }
@@ -163,21 +175,35 @@ unsafe fn q8_tile<const N: usize>(
     for block in 0..blocks {
         // SAFETY: block, rows and lanes lie inside the slices by this function's contract.
         unsafe {
-            let scale = _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().add(block * 32).cast::<__m256i>()));
+            let scale = _mm512_cvtph_ps(_mm256_loadu_si256(
+                scales.as_ptr().add(block * 32).cast::<__m256i>(),
+            ));
             let mut dots = [_mm512_setzero_si512(); N];
             for (row, dot) in dots.iter_mut().enumerate() {
-                *dot = _mm512_set1_epi32(*input.offsets.as_ptr().add((first + row) * blocks + block));
+                *dot =
+                    _mm512_set1_epi32(*input.offsets.as_ptr().add((first + row) * blocks + block));
             }
             for index in 0..8 {
-                let weight = _mm512_loadu_si512(quants.as_ptr().add(block * 512 + index * 64).cast::<__m512i>());
+                let weight = _mm512_loadu_si512(
+                    quants
+                        .as_ptr()
+                        .add(block * 512 + index * 64)
+                        .cast::<__m512i>(),
+                );
                 for (row, dot) in dots.iter_mut().enumerate() {
-                    let x = quad(input.quants.as_ptr().add(((first + row) * blocks + block) * BLOCK + index * 4));
+                    let x = quad(
+                        input
+                            .quants
+                            .as_ptr()
+                            .add(((first + row) * blocks + block) * BLOCK + index * 4),
+                    );
                     *dot = _mm512_dpbusd_epi32(*dot, weight, x);
                 }
             }
             for (row, sum) in sums.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*input.scales.as_ptr().add((first + row) * blocks + block));
-                *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[row]), _mm512_mul_ps(scale, x), *sum);
+                *sum =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[row]), _mm512_mul_ps(scale, x), *sum);
             }
         }
     }
@@ -190,7 +216,13 @@ unsafe fn q8_tile<const N: usize>(
 /// # Safety
 /// The processor has the instructions; the slices hold `input.blocks` blocks.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-pub(super) unsafe fn q4(quants: &[u8], scales: &[u8], mins: &[u8], input: &BlockInput<'_>, out: &GroupOutput) {
+pub(super) unsafe fn q4(
+    quants: &[u8],
+    scales: &[u8],
+    mins: &[u8],
+    input: &BlockInput<'_>,
+    out: &GroupOutput,
+) {
     by_tiles!(input.rows, |first, N| {
         // SAFETY: `first + N` is at most the number of rows; the rest by this function's contract.
         unsafe { q4_tile::<N>(quants, scales, mins, input, first, out) }
@@ -214,15 +246,27 @@ unsafe fn q4_tile<const N: usize>(
     for block in 0..blocks {
         // SAFETY: block, rows and lanes lie inside the slices by this function's contract.
         unsafe {
-            let scale = _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().add(block * 32).cast::<__m256i>()));
-            let min = _mm512_cvtph_ps(_mm256_loadu_si256(mins.as_ptr().add(block * 32).cast::<__m256i>()));
+            let scale = _mm512_cvtph_ps(_mm256_loadu_si256(
+                scales.as_ptr().add(block * 32).cast::<__m256i>(),
+            ));
+            let min = _mm512_cvtph_ps(_mm256_loadu_si256(
+                mins.as_ptr().add(block * 32).cast::<__m256i>(),
+            ));
             let mut dots = [_mm512_setzero_si512(); N];
             for index in 0..4 {
-                let bytes = _mm512_loadu_si512(quants.as_ptr().add(block * 256 + index * 64).cast::<__m512i>());
+                let bytes = _mm512_loadu_si512(
+                    quants
+                        .as_ptr()
+                        .add(block * 256 + index * 64)
+                        .cast::<__m512i>(),
+                );
                 let lower = _mm512_and_si512(bytes, low);
                 let upper = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low);
                 for (row, dot) in dots.iter_mut().enumerate() {
-                    let x = input.quants.as_ptr().add(((first + row) * blocks + block) * BLOCK + index * 4);
+                    let x = input
+                        .quants
+                        .as_ptr()
+                        .add(((first + row) * blocks + block) * BLOCK + index * 4);
                     *dot = _mm512_dpbusd_epi32(*dot, lower, quad(x));
                     *dot = _mm512_dpbusd_epi32(*dot, upper, quad(x.add(16)));
                 }
@@ -230,7 +274,8 @@ unsafe fn q4_tile<const N: usize>(
             for (row, sum) in sums.iter_mut().enumerate() {
                 let at = (first + row) * blocks + block;
                 let x = _mm512_set1_ps(*input.scales.as_ptr().add(at));
-                *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[row]), _mm512_mul_ps(scale, x), *sum);
+                *sum =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[row]), _mm512_mul_ps(scale, x), *sum);
                 *sum = _mm512_fmadd_ps(min, _mm512_set1_ps(*input.sums.as_ptr().add(at)), *sum);
             }
         }

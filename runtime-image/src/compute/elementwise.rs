@@ -93,24 +93,44 @@ by_instructions! {
 }
 
 #[inline(always)]
-fn quantize_body(x: &[f32], quants: &mut [i8], scales: &mut [f32], offsets: &mut [i32], sums: &mut [f32]) {
+fn quantize_body(
+    x: &[f32],
+    quants: &mut [i8],
+    scales: &mut [f32],
+    offsets: &mut [i32],
+    sums: &mut [f32],
+) {
     /// Adding and taking away 1.5 * 2^23 rounds to the nearest whole number, ties to even, for small numbers.
     const ROUNDER: f32 = 12_582_912.0;
-    for (index, (x, quants)) in x.chunks_exact(BLOCK).zip(quants.chunks_exact_mut(BLOCK)).enumerate() {
+    for (index, (x, quants)) in x
+        .chunks_exact(BLOCK)
+        .zip(quants.chunks_exact_mut(BLOCK))
+        .enumerate()
+    {
         let mut partial = [0_f32; LANES];
         for half in x.chunks_exact(LANES) {
             for (partial, value) in partial.iter_mut().zip(half) {
-                *partial = if value.abs() > *partial { value.abs() } else { *partial };
+                *partial = if value.abs() > *partial {
+                    value.abs()
+                } else {
+                    *partial
+                };
             }
         }
-        let largest = partial.iter().fold(0_f32, |largest, value| largest.max(*value));
+        let largest = partial
+            .iter()
+            .fold(0_f32, |largest, value| largest.max(*value));
         let scale = largest / 127.0;
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
         let mut sum = 0_i32;
         for (quant, value) in quants.iter_mut().zip(x) {
             let whole = (value * inverse + ROUNDER) - ROUNDER;
-            // SAFETY: the factor brings the magnitude to 127 at most; for a value that is no number the bits do not matter.
-            let byte = if whole.abs() <= 128.0 { unsafe { whole.to_int_unchecked::<i32>() } } else { 0 };
+            let byte = if whole.abs() <= 128.0 {
+                // SAFETY: the branch keeps the magnitude to 128 and excludes what is no number.
+                unsafe { whole.to_int_unchecked::<i32>() }
+            } else {
+                0
+            };
             *quant = byte as i8;
             sum += byte;
         }
@@ -132,7 +152,13 @@ pub(crate) fn exp(x: f32) -> f32 {
     // ln 2 in two parts, so that the remainder keeps its low bits (Cody and Waite).
     let rest = (x - whole * 0.693_359_4) + whole * 2.121_944_4e-4;
     let mut sum = 1.987_569_1e-4_f32;
-    for factor in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5] {
+    for factor in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        0.166_666_66,
+        0.5,
+    ] {
         sum = sum * rest + factor;
     }
     let power = sum * rest * rest + rest + 1.0;
@@ -145,7 +171,11 @@ pub(crate) fn exp(x: f32) -> f32 {
 pub fn rotate(head: &mut [f32], cosines: &[f32], sines: &[f32], neighbours: bool) {
     let half = cosines.len();
     for index in 0..half {
-        let (a, b) = if neighbours { (2 * index, 2 * index + 1) } else { (index, index + half) };
+        let (a, b) = if neighbours {
+            (2 * index, 2 * index + 1)
+        } else {
+            (index, index + half)
+        };
         let (x, y) = (head[a], head[b]);
         head[a] = x * cosines[index] - y * sines[index];
         head[b] = x * sines[index] + y * cosines[index];
@@ -162,7 +192,10 @@ mod tests {
         for step in -8_700..8_800 {
             let x = step as f32 / 100.0;
             let (ours, exact) = (f64::from(exp(x)), f64::from(x).exp());
-            assert!((ours / exact - 1.0).abs() < 3e-7, "exp({x}) = {ours}, not {exact}");
+            assert!(
+                (ours / exact - 1.0).abs() < 3e-7,
+                "exp({x}) = {ours}, not {exact}"
+            );
         }
         assert!(exp(-1e9) < 1e-37 && exp(f32::NEG_INFINITY) < 1e-37);
     }
@@ -171,13 +204,16 @@ mod tests {
     fn all_instruction_sets_round_to_the_same_bytes() {
         let x: Vec<f32> = (0..96).map(|i| (i as f32 * 0.77).sin() * 3.0).collect();
         let run = |set| {
-            let (mut quants, mut scales, mut offsets, mut sums) = (vec![0; 96], vec![0.0; 3], vec![0; 3], vec![0.0; 3]);
+            let (mut quants, mut scales, mut offsets, mut sums) =
+                (vec![0; 96], vec![0.0; 3], vec![0; 3], vec![0.0; 3]);
             quantize(set, &x, &mut quants, &mut scales, &mut offsets, &mut sums);
             (quants, scales, offsets, sums)
         };
         let plain = run(Instructions::Scalar);
         for (index, (value, quant)) in x.iter().zip(&plain.0).enumerate() {
-            assert!((value - f32::from(*quant) * plain.1[index / BLOCK]).abs() <= 3.0 / 127.0 * 0.51);
+            assert!(
+                (value - f32::from(*quant) * plain.1[index / BLOCK]).abs() <= 3.0 / 127.0 * 0.51
+            );
         }
         for set in Instructions::available() {
             assert_eq!(run(set), plain, "{}", set.name());

@@ -61,8 +61,15 @@ pub fn multiply(
     let mut groups = 0;
     for product in products.iter_mut() {
         let matrix = product.matrix;
-        assert_eq!(matrix.columns(), columns, "a matrix takes inputs of its own width");
-        assert!(product.out.len() >= rows * matrix.rows(), "the output has room for every row");
+        assert_eq!(
+            matrix.columns(),
+            columns,
+            "a matrix takes inputs of its own width"
+        );
+        assert!(
+            product.out.len() >= rows * matrix.rows(),
+            "the output has room for every row"
+        );
         targets.push((matrix, Shares::new(product.out), groups));
         groups += matrix.groups();
     }
@@ -79,7 +86,9 @@ pub fn multiply(
     let per_piece = (groups / (pool.threads() * 6)).clamp(1, 64);
     pool.run(groups.div_ceil(per_piece), &|piece| {
         for index in piece * per_piece..((piece + 1) * per_piece).min(groups) {
-            let Some((matrix, values, before)) = targets.iter().rev().find(|(_, _, before)| *before <= index) else {
+            let Some((matrix, values, before)) =
+                targets.iter().rev().find(|(_, _, before)| *before <= index)
+            else {
                 continue;
             };
             let group = index - before;
@@ -111,12 +120,22 @@ fn multiply_group(
             match instructions {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the variant stands for detected instructions; slices have the group's size.
-                Instructions::Avx512Vnni => unsafe { super::avx512::floats::<0>(weights, floats, columns, rows, out) },
+                Instructions::Avx512Vnni => unsafe {
+                    super::avx512::floats::<0>(weights, floats, columns, rows, out);
+                },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                Instructions::Avx2 => unsafe { super::avx2::floats::<0>(weights, floats, columns, rows, out) },
+                Instructions::Avx2 => unsafe {
+                    super::avx2::floats::<0>(weights, floats, columns, rows, out);
+                },
                 Instructions::Scalar => {
-                    scalar::floats(&|at| scalar::read_f32(weights, at), floats, columns, rows, out);
+                    scalar::floats(
+                        &|at| scalar::read_f32(weights, at),
+                        floats,
+                        columns,
+                        rows,
+                        out,
+                    );
                 }
             }
         }
@@ -125,12 +144,22 @@ fn multiply_group(
             match instructions {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                Instructions::Avx512Vnni => unsafe { super::avx512::floats::<1>(weights, floats, columns, rows, out) },
+                Instructions::Avx512Vnni => unsafe {
+                    super::avx512::floats::<1>(weights, floats, columns, rows, out);
+                },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                Instructions::Avx2 => unsafe { super::avx2::floats::<1>(weights, floats, columns, rows, out) },
+                Instructions::Avx2 => unsafe {
+                    super::avx2::floats::<1>(weights, floats, columns, rows, out);
+                },
                 Instructions::Scalar => {
-                    scalar::floats(&|at| scalar::read_f16(weights, at), floats, columns, rows, out);
+                    scalar::floats(
+                        &|at| scalar::read_f16(weights, at),
+                        floats,
+                        columns,
+                        rows,
+                        out,
+                    );
                 }
             }
         }
@@ -139,12 +168,22 @@ fn multiply_group(
             match instructions {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                Instructions::Avx512Vnni => unsafe { super::avx512::floats::<2>(weights, floats, columns, rows, out) },
+                Instructions::Avx512Vnni => unsafe {
+                    super::avx512::floats::<2>(weights, floats, columns, rows, out);
+                },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                Instructions::Avx2 => unsafe { super::avx2::floats::<2>(weights, floats, columns, rows, out) },
+                Instructions::Avx2 => unsafe {
+                    super::avx2::floats::<2>(weights, floats, columns, rows, out);
+                },
                 Instructions::Scalar => {
-                    scalar::floats(&|at| scalar::read_bf16(weights, at), floats, columns, rows, out);
+                    scalar::floats(
+                        &|at| scalar::read_bf16(weights, at),
+                        floats,
+                        columns,
+                        rows,
+                        out,
+                    );
                 }
             }
         }
@@ -154,21 +193,29 @@ fn multiply_group(
             match instructions {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                Instructions::Avx512Vnni => unsafe { super::avx512::q8(quants, scales, blocks, out) },
+                Instructions::Avx512Vnni => unsafe {
+                    super::avx512::q8(quants, scales, blocks, out);
+                },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 Instructions::Avx2 => unsafe { super::avx2::q8(quants, scales, blocks, out) },
                 Instructions::Scalar => scalar::q8(quants, scales, blocks, out),
             }
         }
-        Storage::Q4 { quants, scales, mins } => {
+        Storage::Q4 {
+            quants,
+            scales,
+            mins,
+        } => {
             let quants = &quants.bytes()[group * per_row * 256..][..per_row * 256];
             let scales = &scales.bytes()[group * per_row * 32..][..per_row * 32];
             let mins = &mins.bytes()[group * per_row * 32..][..per_row * 32];
             match instructions {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                Instructions::Avx512Vnni => unsafe { super::avx512::q4(quants, scales, mins, blocks, out) },
+                Instructions::Avx512Vnni => unsafe {
+                    super::avx512::q4(quants, scales, mins, blocks, out);
+                },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 Instructions::Avx2 => unsafe { super::avx2::q4(quants, scales, mins, blocks, out) },
@@ -187,7 +234,9 @@ mod tests {
     fn noise(count: usize, mut seed: u64) -> Vec<f32> {
         (0..count)
             .map(|_| {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                seed = seed
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 ((seed >> 40) as f32 / (1 << 23) as f32) - 1.0
             })
             .collect()
@@ -201,12 +250,22 @@ mod tests {
             for value in &block[..head] {
                 out.extend_from_slice(&half::f16::from_f32(value * 0.1).to_le_bytes());
             }
-            out.extend(block[head * 2..].iter().map(|value| (value * 127.0) as i8 as u8));
+            out.extend(
+                block[head * 2..]
+                    .iter()
+                    .map(|value| (value * 127.0) as i8 as u8),
+            );
         }
         out
     }
 
-    fn run(matrix: &Matrix, input: &[f32], rows: usize, set: Instructions, threads: usize) -> Vec<f32> {
+    fn run(
+        matrix: &Matrix,
+        input: &[f32],
+        rows: usize,
+        set: Instructions,
+        threads: usize,
+    ) -> Vec<f32> {
         let columns = matrix.columns();
         let mut pool = Pool::new(threads);
         let mut activation = Activation::new(rows, columns);
@@ -214,7 +273,16 @@ mod tests {
             out.copy_from_slice(&input[row * columns..][..columns]);
         });
         let mut out = vec![0.0; rows * matrix.rows()];
-        multiply(&mut pool, set, &activation, rows, &mut [Product { matrix, out: &mut out }]);
+        multiply(
+            &mut pool,
+            set,
+            &activation,
+            rows,
+            &mut [Product {
+                matrix,
+                out: &mut out,
+            }],
+        );
         out
     }
 
@@ -227,17 +295,30 @@ mod tests {
         for output in 0..matrix.rows() {
             matrix.read_row(output, &mut row);
             for index in 0..21 {
-                let exact: f64 =
-                    row.iter().zip(&input[index * columns..]).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                let exact: f64 = row
+                    .iter()
+                    .zip(&input[index * columns..])
+                    .map(|(w, x)| f64::from(*w) * f64::from(*x))
+                    .sum();
                 let ours = plain[index * matrix.rows() + output];
-                assert!((f64::from(ours) - exact).abs() < f64::from(tolerance), "{name}: {ours} for {exact}");
+                assert!(
+                    (f64::from(ours) - exact).abs() < f64::from(tolerance),
+                    "{name}: {ours} for {exact}"
+                );
             }
         }
         for set in Instructions::available() {
             for rows in [1, 2, 7, 8, 13, 21] {
                 let out = run(matrix, &input[..rows * columns], rows, set, 2);
-                let same = out.iter().zip(&plain).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "{name} with {} gives other bits for {rows} rows", set.name());
+                let same = out
+                    .iter()
+                    .zip(&plain)
+                    .all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(
+                    same,
+                    "{name} with {} gives other bits for {rows} rows",
+                    set.name()
+                );
             }
         }
     }
@@ -245,12 +326,36 @@ mod tests {
     #[test]
     fn every_format_gives_the_same_bits_on_every_instruction_set_and_in_every_batch() {
         let values = noise(37 * 96, 1);
-        check("f32", &Matrix::from_floats(37, 96, &values, Float::F32), 1e-4);
-        check("f16", &Matrix::from_floats(37, 96, &values, Float::F16), 1e-4);
-        check("bf16", &Matrix::from_floats(37, 96, &values, Float::Bf16), 1e-4);
+        check(
+            "f32",
+            &Matrix::from_floats(37, 96, &values, Float::F32),
+            1e-4,
+        );
+        check(
+            "f16",
+            &Matrix::from_floats(37, 96, &values, Float::F16),
+            1e-4,
+        );
+        check(
+            "bf16",
+            &Matrix::from_floats(37, 96, &values, Float::Bf16),
+            1e-4,
+        );
         check("q8", &Matrix::quantize(37, 96, &values), 0.2);
-        check("q4_0", &Matrix::from_blocks(37, 96, &nibble_blocks(37, 96, Blocks::Q4_0), Blocks::Q4_0), 0.4);
-        check("q4_1", &Matrix::from_blocks(37, 96, &nibble_blocks(37, 96, Blocks::Q4_1), Blocks::Q4_1), 0.4);
-        check("q8_0", &Matrix::from_blocks(37, 96, &nibble_blocks(37, 96, Blocks::Q8_0), Blocks::Q8_0), 4.0);
+        check(
+            "q4_0",
+            &Matrix::from_blocks(37, 96, &nibble_blocks(37, 96, Blocks::Q4_0), Blocks::Q4_0),
+            0.4,
+        );
+        check(
+            "q4_1",
+            &Matrix::from_blocks(37, 96, &nibble_blocks(37, 96, Blocks::Q4_1), Blocks::Q4_1),
+            0.4,
+        );
+        check(
+            "q8_0",
+            &Matrix::from_blocks(37, 96, &nibble_blocks(37, 96, Blocks::Q8_0), Blocks::Q8_0),
+            4.0,
+        );
     }
 }

@@ -51,7 +51,11 @@ pub(crate) enum Storage {
     Q8 { quants: Aligned, scales: Aligned },
     /// `w = scale * nibble + min`. Quants `[group][block][4][16 rows][4]`, column `4 q + i` of a block in the low nibble of
     /// quad `q`, column `16 + 4 q + i` in the high one; scales and mins as in `Q8`.
-    Q4 { quants: Aligned, scales: Aligned, mins: Aligned },
+    Q4 {
+        quants: Aligned,
+        scales: Aligned,
+        mins: Aligned,
+    },
 }
 
 /// Which 16-bit or 32-bit float a float matrix keeps.
@@ -102,7 +106,11 @@ impl Matrix {
     /// When `values` is not `rows * columns` long.
     #[must_use]
     pub fn from_floats(rows: usize, columns: usize, values: &[f32], float: Float) -> Self {
-        assert_eq!(values.len(), rows * columns, "a matrix has rows * columns values");
+        assert_eq!(
+            values.len(),
+            rows * columns,
+            "a matrix has rows * columns values"
+        );
         let width = if float == Float::F32 { 4 } else { 2 };
         let mut packed = Aligned::zeroed(rows.div_ceil(GROUP) * GROUP * columns * width);
         let bytes = packed.bytes_mut();
@@ -112,8 +120,12 @@ impl Matrix {
                 let value = values[row * columns + column];
                 match float {
                     Float::F32 => bytes[at..at + 4].copy_from_slice(&value.to_le_bytes()),
-                    Float::F16 => bytes[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes()),
-                    Float::Bf16 => bytes[at..at + 2].copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
+                    Float::F16 => {
+                        bytes[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
+                    }
+                    Float::Bf16 => {
+                        bytes[at..at + 2].copy_from_slice(&bf16::from_f32(value).to_le_bytes());
+                    }
                 }
             }
         }
@@ -122,7 +134,11 @@ impl Matrix {
             Float::F16 => Storage::F16(packed),
             Float::Bf16 => Storage::Bf16(packed),
         };
-        Self { rows, columns, storage }
+        Self {
+            rows,
+            columns,
+            storage,
+        }
     }
 
     /// Rounds row-major floats to blocks of 32 signed bytes.
@@ -131,14 +147,24 @@ impl Matrix {
     /// When `values` is not `rows * columns` long or `columns` is no multiple of 32.
     #[must_use]
     pub fn quantize(rows: usize, columns: usize, values: &[f32]) -> Self {
-        assert_eq!(values.len(), rows * columns, "a matrix has rows * columns values");
+        assert_eq!(
+            values.len(),
+            rows * columns,
+            "a matrix has rows * columns values"
+        );
         let mut blocks = Vec::with_capacity(values.len() / BLOCK * Blocks::Q8_0.bytes());
         for block in values.chunks_exact(BLOCK) {
-            let largest = block.iter().fold(0_f32, |largest, value| largest.max(value.abs()));
+            let largest = block
+                .iter()
+                .fold(0_f32, |largest, value| largest.max(value.abs()));
             let scale = largest / 127.0;
             let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
             blocks.extend_from_slice(&f16::from_f32(scale).to_le_bytes());
-            blocks.extend(block.iter().map(|value| ((value * inverse).round_ties_even() as i8).to_le_bytes()[0]));
+            blocks.extend(
+                block
+                    .iter()
+                    .map(|value| ((value * inverse).round_ties_even() as i8).to_le_bytes()[0]),
+            );
         }
         Self::from_blocks(rows, columns, &blocks, Blocks::Q8_0)
     }
@@ -149,9 +175,17 @@ impl Matrix {
     /// When `bytes` is not the tensor's size or `columns` is no multiple of 32.
     #[must_use]
     pub fn from_blocks(rows: usize, columns: usize, bytes: &[u8], kind: Blocks) -> Self {
-        assert_eq!(columns % BLOCK, 0, "block formats need columns in multiples of 32");
+        assert_eq!(
+            columns % BLOCK,
+            0,
+            "block formats need columns in multiples of 32"
+        );
         let per_row = columns / BLOCK;
-        assert_eq!(bytes.len(), rows * per_row * kind.bytes(), "a tensor has the bytes of its blocks");
+        assert_eq!(
+            bytes.len(),
+            rows * per_row * kind.bytes(),
+            "a tensor has the bytes of its blocks"
+        );
         let slots = rows.div_ceil(GROUP) * GROUP * per_row;
         let mut scales = Aligned::zeroed(slots * 2);
         let mut mins = Aligned::zeroed(if kind == Blocks::Q8_0 { 0 } else { slots * 2 });
@@ -186,9 +220,17 @@ impl Matrix {
         }
         let storage = match kind {
             Blocks::Q8_0 => Storage::Q8 { quants, scales },
-            Blocks::Q4_0 | Blocks::Q4_1 => Storage::Q4 { quants, scales, mins },
+            Blocks::Q4_0 | Blocks::Q4_1 => Storage::Q4 {
+                quants,
+                scales,
+                mins,
+            },
         };
-        Self { rows, columns, storage }
+        Self {
+            rows,
+            columns,
+            storage,
+        }
     }
 
     /// Outputs.
@@ -219,9 +261,15 @@ impl Matrix {
     #[must_use]
     pub fn bytes(&self) -> usize {
         match &self.storage {
-            Storage::F32(values) | Storage::F16(values) | Storage::Bf16(values) => values.bytes().len(),
+            Storage::F32(values) | Storage::F16(values) | Storage::Bf16(values) => {
+                values.bytes().len()
+            }
             Storage::Q8 { quants, scales } => quants.bytes().len() + scales.bytes().len(),
-            Storage::Q4 { quants, scales, mins } => quants.bytes().len() + scales.bytes().len() + mins.bytes().len(),
+            Storage::Q4 {
+                quants,
+                scales,
+                mins,
+            } => quants.bytes().len() + scales.bytes().len() + mins.bytes().len(),
         }
     }
 
@@ -234,20 +282,35 @@ impl Matrix {
     /// # Panics
     /// When there is no such row or `out` is not `columns` long.
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
-        assert!(row < self.rows && out.len() == self.columns, "row {row} of {} into {}", self.rows, out.len());
+        assert!(
+            row < self.rows && out.len() == self.columns,
+            "row {row} of {} into {}",
+            self.rows,
+            out.len()
+        );
         let (group, lane) = (row / GROUP, row % GROUP);
-        let half = |bytes: &[u8], at: usize| f16::from_le_bytes([bytes[at * 2], bytes[at * 2 + 1]]).to_f32();
+        let half = |bytes: &[u8], at: usize| {
+            f16::from_le_bytes([bytes[at * 2], bytes[at * 2 + 1]]).to_f32()
+        };
         match &self.storage {
             Storage::F32(values) => {
                 let bytes = values.bytes();
                 for (column, out) in out.iter_mut().enumerate() {
                     let at = ((group * self.columns + column) * GROUP + lane) * 4;
-                    *out = f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+                    *out = f32::from_le_bytes([
+                        bytes[at],
+                        bytes[at + 1],
+                        bytes[at + 2],
+                        bytes[at + 3],
+                    ]);
                 }
             }
             Storage::F16(values) => {
                 for (column, out) in out.iter_mut().enumerate() {
-                    *out = half(values.bytes(), (group * self.columns + column) * GROUP + lane);
+                    *out = half(
+                        values.bytes(),
+                        (group * self.columns + column) * GROUP + lane,
+                    );
                 }
             }
             Storage::Bf16(values) => {
@@ -259,18 +322,30 @@ impl Matrix {
             }
             Storage::Q8 { quants, scales } => {
                 for (column, out) in out.iter_mut().enumerate() {
-                    let (tile, k) = (group * (self.columns / BLOCK) + column / BLOCK, column % BLOCK);
+                    let (tile, k) = (
+                        group * (self.columns / BLOCK) + column / BLOCK,
+                        column % BLOCK,
+                    );
                     let byte = quants.bytes()[tile * 512 + k / 4 * 64 + lane * 4 + k % 4];
-                    *out = half(scales.bytes(), tile * GROUP + lane) * f32::from(i16::from(byte) - 128);
+                    *out = half(scales.bytes(), tile * GROUP + lane)
+                        * f32::from(i16::from(byte) - 128);
                 }
             }
-            Storage::Q4 { quants, scales, mins } => {
+            Storage::Q4 {
+                quants,
+                scales,
+                mins,
+            } => {
                 for (column, out) in out.iter_mut().enumerate() {
-                    let (tile, k) = (group * (self.columns / BLOCK) + column / BLOCK, column % BLOCK);
+                    let (tile, k) = (
+                        group * (self.columns / BLOCK) + column / BLOCK,
+                        column % BLOCK,
+                    );
                     let byte = quants.bytes()[tile * 256 + k % 16 / 4 * 64 + lane * 4 + k % 4];
                     let nibble = if k < 16 { byte & 15 } else { byte >> 4 };
                     let slot = tile * GROUP + lane;
-                    *out = half(scales.bytes(), slot) * f32::from(nibble) + half(mins.bytes(), slot);
+                    *out =
+                        half(scales.bytes(), slot) * f32::from(nibble) + half(mins.bytes(), slot);
                 }
             }
         }
@@ -288,26 +363,34 @@ mod tests {
         for seed in 0..4_u8 {
             bytes.extend_from_slice(&f16::from_f32(0.5).to_le_bytes());
             bytes.extend_from_slice(&f16::from_f32(-1.0).to_le_bytes());
-            bytes.extend((0..16).map(|k: u8| (k + seed) % 16 | (((k * 3 + seed) % 16) << 4)));
+            bytes.extend((0..16).map(|k: u8| ((k + seed) % 16) | (((k * 3 + seed) % 16) << 4)));
         }
         let matrix = Matrix::from_blocks(2, 64, &bytes, Blocks::Q4_1);
         let mut row = vec![0.0; 64];
         matrix.read_row(1, &mut row);
         for k in 0..16_u8 {
             assert_eq!(row[usize::from(k)], 0.5 * f32::from((k + 2) % 16) - 1.0);
-            assert_eq!(row[16 + usize::from(k)], 0.5 * f32::from((k * 3 + 2) % 16) - 1.0);
+            assert_eq!(
+                row[16 + usize::from(k)],
+                0.5 * f32::from((k * 3 + 2) % 16) - 1.0
+            );
         }
     }
 
     #[test]
     fn rounding_to_bytes_stays_within_half_a_step() {
-        let values: Vec<f32> = (0..17 * 64).map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0).collect();
+        let values: Vec<f32> = (0..17 * 64)
+            .map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0)
+            .collect();
         let matrix = Matrix::quantize(17, 64, &values);
         let mut row = vec![0.0; 64];
         for index in 0..17 {
             matrix.read_row(index, &mut row);
             for (read, written) in row.iter().zip(&values[index * 64..]) {
-                assert!((read - written).abs() <= 2.0 / 127.0 * 0.51, "{read} for {written}");
+                assert!(
+                    (read - written).abs() <= 2.0 / 127.0 * 0.51,
+                    "{read} for {written}"
+                );
             }
         }
     }

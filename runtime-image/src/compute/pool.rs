@@ -100,7 +100,9 @@ impl Pool {
         }
         shared.next.store(0, Ordering::Relaxed);
         let number = (shared.gate.load(Ordering::Relaxed) >> JOB_SHIFT) + 1;
-        shared.gate.store(number << JOB_SHIFT | OPEN, Ordering::SeqCst);
+        shared
+            .gate
+            .store(number << JOB_SHIFT | OPEN, Ordering::SeqCst);
         for worker in &self.workers {
             worker.thread().unpark();
         }
@@ -110,7 +112,10 @@ impl Pool {
         if let Err(panic) = outcome {
             std::panic::resume_unwind(panic);
         }
-        assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a compute thread panicked");
+        assert!(
+            !shared.panicked.swap(false, Ordering::Relaxed),
+            "a compute thread panicked"
+        );
     }
 }
 
@@ -141,7 +146,8 @@ fn work(shared: &Shared) {
     loop {
         wait(|| {
             let gate = shared.gate.load(Ordering::Acquire);
-            shared.stopping.load(Ordering::Relaxed) || (gate & OPEN != 0 && gate >> JOB_SHIFT != done)
+            shared.stopping.load(Ordering::Relaxed)
+                || (gate & OPEN != 0 && gate >> JOB_SHIFT != done)
         });
         if shared.stopping.load(Ordering::SeqCst) {
             return;
@@ -150,7 +156,11 @@ fn work(shared: &Shared) {
         if gate & OPEN == 0 || gate >> JOB_SHIFT == done {
             continue;
         }
-        if shared.gate.compare_exchange_weak(gate, gate + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        if shared
+            .gate
+            .compare_exchange_weak(gate, gate + 1, Ordering::AcqRel, Ordering::Relaxed)
+            .is_err()
+        {
             continue;
         }
         done = gate >> JOB_SHIFT;
@@ -209,7 +219,10 @@ impl<T> Shares<T> {
     ///
     /// # Safety
     /// They lie inside the slice this was made from, the slice is still borrowed, and nobody else touches them meanwhile.
-    #[expect(clippy::mut_from_ref, reason = "handing out disjoint parts is what this type is for")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "handing out disjoint parts is what this type is for"
+    )]
     pub(crate) unsafe fn part(&self, offset: usize, length: usize) -> &mut [T] {
         // SAFETY: by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(offset), length) }
@@ -229,13 +242,19 @@ mod tests {
                 counts[index].fetch_add(1, Ordering::Relaxed);
             });
         }
-        assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 500));
+        assert!(
+            counts
+                .iter()
+                .all(|count| count.load(Ordering::Relaxed) == 500)
+        );
     }
 
     #[test]
     fn a_panic_in_a_piece_reaches_the_caller_and_the_pool_lives_on() {
         let mut pool = Pool::new(3);
-        let broken = catch_unwind(AssertUnwindSafe(|| pool.run(16, &|index| assert!(index != 7, "seven"))));
+        let broken = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(16, &|index| assert!(index != 7, "seven"));
+        }));
         assert!(broken.is_err());
         let sum = AtomicUsize::new(0);
         pool.run(10, &|index| {

@@ -6,7 +6,13 @@ use super::matmul::{BlockInput, GroupOutput};
 use super::matrix::GROUP;
 
 /// One group of a float matrix: `load` reads the weight at a position.
-pub(super) fn floats(load: &dyn Fn(usize) -> f32, input: &[f32], columns: usize, rows: usize, out: &GroupOutput) {
+pub(super) fn floats(
+    load: &dyn Fn(usize) -> f32,
+    input: &[f32],
+    columns: usize,
+    rows: usize,
+    out: &GroupOutput,
+) {
     for row in 0..rows {
         let mut sums = [0_f32; GROUP];
         for (column, x) in input[row * columns..][..columns].iter().enumerate() {
@@ -41,7 +47,8 @@ pub(super) fn q8(quants: &[u8], scales: &[u8], input: &BlockInput, out: &GroupOu
             for (lane, sum) in sums.iter_mut().enumerate() {
                 let mut dot = input.offsets[row * input.blocks + block];
                 for (k, x) in x.iter().enumerate() {
-                    dot += i32::from(quants[block * 512 + k / 4 * 64 + lane * 4 + k % 4]) * i32::from(*x);
+                    dot += i32::from(quants[block * 512 + k / 4 * 64 + lane * 4 + k % 4])
+                        * i32::from(*x);
                 }
                 *sum = (dot as f32).mul_add(read_f16(scales, block * GROUP + lane) * scale, *sum);
             }

@@ -11,7 +11,12 @@ impl Blocks {
     #[must_use]
     pub fn new(total: usize) -> Self {
         // Blocks are used from 0 on, so memory that was touched before is used again first.
-        Self { free: (0..u32::try_from(total).unwrap_or(u32::MAX)).rev().collect(), total }
+        Self {
+            free: (0..u32::try_from(total).unwrap_or(u32::MAX))
+                .rev()
+                .collect(),
+            total,
+        }
     }
 
     /// How many are free.
@@ -31,7 +36,11 @@ impl Blocks {
     /// # Panics
     /// When fewer are free; the scheduler plans with the true number.
     pub fn take(&mut self, count: usize, to: &mut Vec<u32>) {
-        assert!(count <= self.free.len(), "the plan takes {count} of {} free blocks", self.free.len());
+        assert!(
+            count <= self.free.len(),
+            "the plan takes {count} of {} free blocks",
+            self.free.len()
+        );
         to.extend(self.free.drain(self.free.len() - count..).rev());
     }
 

@@ -29,8 +29,11 @@ impl Sampler {
     /// A sampler at the start of an answer.
     #[must_use]
     pub fn new(sampling: Sampling, prompt: &[u32]) -> Self {
-        let in_prompt =
-            if sampling.repetition == 1.0 { HashMap::new() } else { prompt.iter().map(|token| (*token, ())).collect() };
+        let in_prompt = if sampling.repetition == 1.0 {
+            HashMap::new()
+        } else {
+            prompt.iter().map(|token| (*token, ())).collect()
+        };
         Self {
             sampling,
             random: sampling.seed,
@@ -64,15 +67,28 @@ impl Sampler {
     }
 
     fn penalize(&self, logits: &mut [f32]) {
-        let Sampling { repetition, presence, frequency, .. } = self.sampling;
+        let Sampling {
+            repetition,
+            presence,
+            frequency,
+            ..
+        } = self.sampling;
         let mut repeat = |token: u32| {
             if let Some(logit) = logits.get_mut(token as usize) {
-                *logit = if *logit > 0.0 { *logit / repetition } else { *logit * repetition };
+                *logit = if *logit > 0.0 {
+                    *logit / repetition
+                } else {
+                    *logit * repetition
+                };
             }
         };
         if repetition != 1.0 {
             self.in_prompt.keys().copied().for_each(&mut repeat);
-            self.in_answer.keys().copied().filter(|token| !self.in_prompt.contains_key(token)).for_each(&mut repeat);
+            self.in_answer
+                .keys()
+                .copied()
+                .filter(|token| !self.in_prompt.contains_key(token))
+                .for_each(&mut repeat);
         }
         for (token, count) in &self.in_answer {
             if let Some(logit) = logits.get_mut(*token as usize) {
@@ -83,7 +99,13 @@ impl Sampler {
 
     fn choose(&mut self, logits: &[f32]) -> Result<u32, NotFinite> {
         let best = likeliest(logits)?;
-        let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
+        let Sampling {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            ..
+        } = self.sampling;
         if temperature <= 0.0 || top_k == 1 {
             return Ok(best);
         }
@@ -103,7 +125,11 @@ impl Sampler {
         if narrow {
             self.narrow(top_k, top_p);
         }
-        let total: f64 = self.candidates.iter().map(|(_, weight)| f64::from(*weight)).sum();
+        let total: f64 = self
+            .candidates
+            .iter()
+            .map(|(_, weight)| f64::from(*weight))
+            .sum();
         let mut target = self.random() * total;
         for (token, weight) in &self.candidates {
             target -= f64::from(*weight);
@@ -122,7 +148,10 @@ impl Sampler {
             candidates.select_nth_unstable_by(top_k - 1, order);
             candidates.truncate(top_k);
         }
-        let total: f64 = candidates.iter().map(|(_, weight)| f64::from(*weight)).sum();
+        let total: f64 = candidates
+            .iter()
+            .map(|(_, weight)| f64::from(*weight))
+            .sum();
         let wanted = total * f64::from(top_p);
         let mut sorted = candidates.len().min(FIRST_SORTED);
         loop {
@@ -164,7 +193,11 @@ fn likeliest(logits: &[f32]) -> Result<u32, NotFinite> {
             best = (token, *logit);
         }
     }
-    if best.1.is_finite() { Ok(best.0) } else { Err(NotFinite) }
+    if best.1.is_finite() {
+        Ok(best.0)
+    } else {
+        Err(NotFinite)
+    }
 }
 
 #[cfg(test)]
@@ -181,17 +214,27 @@ mod tests {
     }
 
     fn warm() -> Sampling {
-        Sampling { temperature: 1.0, seed: 7, ..Sampling::greedy() }
+        Sampling {
+            temperature: 1.0,
+            seed: 7,
+            ..Sampling::greedy()
+        }
     }
 
     #[test]
     fn greedy_takes_the_first_of_equals() {
-        assert_eq!(draw(Sampling::greedy(), &[1.0, 3.0, 3.0, f32::NAN], 3), [0, 3, 0, 0]);
+        assert_eq!(
+            draw(Sampling::greedy(), &[1.0, 3.0, 3.0, f32::NAN], 3),
+            [0, 3, 0, 0]
+        );
     }
 
     #[test]
     fn no_number_is_an_error() {
-        assert_eq!(Sampler::new(warm(), &[]).sample(&[f32::NAN, f32::NEG_INFINITY]), Err(NotFinite));
+        assert_eq!(
+            Sampler::new(warm(), &[]).sample(&[f32::NAN, f32::NEG_INFINITY]),
+            Err(NotFinite)
+        );
     }
 
     #[test]
@@ -199,7 +242,10 @@ mod tests {
         // Probabilities 0.09, 0.24, 0.67.
         let counts = draw(warm(), &[0.0, 1.0, 2.0], 20_000);
         for (count, expected) in counts.iter().zip([0.0900, 0.2447, 0.6652]) {
-            assert!((*count as f64 / 20_000.0 - expected).abs() < 0.015, "{counts:?}");
+            assert!(
+                (*count as f64 / 20_000.0 - expected).abs() < 0.015,
+                "{counts:?}"
+            );
         }
     }
 
@@ -207,32 +253,73 @@ mod tests {
     fn the_seed_decides() {
         let logits: Vec<f32> = (0..64).map(|i| (i as f32).sin()).collect();
         assert_eq!(draw(warm(), &logits, 50), draw(warm(), &logits, 50));
-        assert_ne!(draw(warm(), &logits, 50), draw(Sampling { seed: 8, ..warm() }, &logits, 50));
+        assert_ne!(
+            draw(warm(), &logits, 50),
+            draw(Sampling { seed: 8, ..warm() }, &logits, 50)
+        );
     }
 
     #[test]
     fn top_k_top_p_and_min_p_leave_out_the_unlikely() {
         let logits = [0.0, 1.0, 2.0, -1.0];
-        assert_eq!(draw(Sampling { top_k: 2, ..warm() }, &logits, 500)[..2], [0, draw(Sampling { top_k: 2, ..warm() }, &logits, 500)[1]]);
-        let by_p = draw(Sampling { top_p: 0.6, ..warm() }, &logits, 500);
+        assert_eq!(
+            draw(Sampling { top_k: 2, ..warm() }, &logits, 500)[..2],
+            [0, draw(Sampling { top_k: 2, ..warm() }, &logits, 500)[1]]
+        );
+        let by_p = draw(
+            Sampling {
+                top_p: 0.6,
+                ..warm()
+            },
+            &logits,
+            500,
+        );
         assert_eq!(by_p, [0, 0, 500, 0]);
-        let by_ratio = draw(Sampling { min_p: 0.3, ..warm() }, &logits, 500);
+        let by_ratio = draw(
+            Sampling {
+                min_p: 0.3,
+                ..warm()
+            },
+            &logits,
+            500,
+        );
         assert!(by_ratio[0] == 0 && by_ratio[3] == 0 && by_ratio[1] > 0);
     }
 
     #[test]
     fn top_p_reaches_beyond_the_first_sorted() {
-        let counts = draw(Sampling { top_p: 0.95, ..warm() }, &vec![0.0; 2_000], 20_000);
+        let counts = draw(
+            Sampling {
+                top_p: 0.95,
+                ..warm()
+            },
+            &vec![0.0; 2_000],
+            20_000,
+        );
         assert!(counts[1_999] == 0 && counts[1_800] > 0);
     }
 
     #[test]
     fn penalties_push_repeated_tokens_away() {
-        let mut sampler = Sampler::new(Sampling { presence: 1.5, ..Sampling::greedy() }, &[]);
+        let mut sampler = Sampler::new(
+            Sampling {
+                presence: 1.5,
+                ..Sampling::greedy()
+            },
+            &[],
+        );
         let logits = [1.0, 2.0, 1.9];
-        let tokens: Vec<u32> = (0..4).map(|_| sampler.sample(&logits).expect("finite")).collect();
+        let tokens: Vec<u32> = (0..4)
+            .map(|_| sampler.sample(&logits).expect("finite"))
+            .collect();
         assert_eq!(tokens, [1, 2, 0, 1]);
-        let mut sampler = Sampler::new(Sampling { repetition: 2.0, ..Sampling::greedy() }, &[1]);
+        let mut sampler = Sampler::new(
+            Sampling {
+                repetition: 2.0,
+                ..Sampling::greedy()
+            },
+            &[1],
+        );
         assert_eq!(sampler.sample(&logits), Ok(2));
     }
 }

@@ -80,7 +80,9 @@ pub fn plan(running: &[View], waiting: &[View], free: usize, limits: Limits) -> 
             }
         }
         if needed(count) > free {
-            count = ((view.blocks + free) * BLOCK_TOKENS).saturating_sub(view.computed).min(count);
+            count = ((view.blocks + free) * BLOCK_TOKENS)
+                .saturating_sub(view.computed)
+                .min(count);
         }
         if count == 0 {
             // The youngest itself lacks a block: it waits, unless nobody older could make room either.
@@ -92,12 +94,18 @@ pub fn plan(running: &[View], waiting: &[View], free: usize, limits: Limits) -> 
         }
         free -= needed(count);
         rows -= count;
-        slices.push(Slice { sequence: index, count, blocks: needed(count) });
+        slices.push(Slice {
+            sequence: index,
+            count,
+            blocks: needed(count),
+        });
     }
     let preempt = running.len() - alive;
     let mut admit = 0;
     while preempt == 0 && alive + admit < limits.sequences && rows > 0 {
-        let Some(view) = waiting.get(admit) else { break };
+        let Some(view) = waiting.get(admit) else {
+            break;
+        };
         // The whole prompt must fit, so that a newcomer does not at once push itself out.
         if blocks_for(view.tokens) > free {
             break;
@@ -106,44 +114,96 @@ pub fn plan(running: &[View], waiting: &[View], free: usize, limits: Limits) -> 
         let blocks = blocks_for(count);
         free -= blocks;
         rows -= count;
-        slices.push(Slice { sequence: alive + admit, count, blocks });
+        slices.push(Slice {
+            sequence: alive + admit,
+            count,
+            blocks,
+        });
         admit += 1;
     }
     slices.sort_unstable_by_key(|slice| slice.sequence);
-    Decision { preempt, admit, slices }
+    Decision {
+        preempt,
+        admit,
+        slices,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { rows: 64, sequences: 4 };
+    const LIMITS: Limits = Limits {
+        rows: 64,
+        sequences: 4,
+    };
 
     fn view(tokens: usize, computed: usize) -> View {
-        View { tokens, computed, blocks: blocks_for(computed) }
+        View {
+            tokens,
+            computed,
+            blocks: blocks_for(computed),
+        }
     }
 
     #[test]
     fn prompts_are_cut_and_decoding_goes_on_beside_them() {
         let decision = plan(&[view(300, 0), view(41, 40)], &[], 20, LIMITS);
-        let slices = [Slice { sequence: 0, count: 63, blocks: 2 }, Slice { sequence: 1, count: 1, blocks: 0 }];
-        assert_eq!(decision, Decision { preempt: 0, admit: 0, slices: slices.to_vec() });
+        let slices = [
+            Slice {
+                sequence: 0,
+                count: 63,
+                blocks: 2,
+            },
+            Slice {
+                sequence: 1,
+                count: 1,
+                blocks: 0,
+            },
+        ];
+        assert_eq!(
+            decision,
+            Decision {
+                preempt: 0,
+                admit: 0,
+                slices: slices.to_vec()
+            }
+        );
     }
 
     #[test]
     fn the_queue_is_served_in_order_and_only_as_far_as_places_and_blocks_go() {
-        let decision = plan(&[view(10, 9)], &[view(20, 0), view(33, 0), view(5, 0), view(5, 0)], 9, LIMITS);
+        let decision = plan(
+            &[view(10, 9)],
+            &[view(20, 0), view(33, 0), view(5, 0), view(5, 0)],
+            9,
+            LIMITS,
+        );
         assert_eq!((decision.preempt, decision.admit), (0, 3));
         // The second in the queue does not fit: the third must not overtake it.
-        let decision = plan(&[view(10, 9)], &[view(20, 0), view(33, 0), view(5, 0)], 2, LIMITS);
+        let decision = plan(
+            &[view(10, 9)],
+            &[view(20, 0), view(33, 0), view(5, 0)],
+            2,
+            LIMITS,
+        );
         assert_eq!(decision.admit, 1);
     }
 
     #[test]
     fn the_youngest_gives_way() {
-        let decision = plan(&[view(33, 32), view(64, 63), view(32, 31)], &[view(1, 0)], 0, LIMITS);
+        let decision = plan(
+            &[view(33, 32), view(64, 63), view(32, 31)],
+            &[view(1, 0)],
+            0,
+            LIMITS,
+        );
         assert_eq!((decision.preempt, decision.admit), (1, 0));
-        let rows: Vec<_> = decision.slices.iter().map(|slice| (slice.sequence, slice.count, slice.blocks)).collect();
+        let rows: Vec<_> = decision
+            .slices
+            .iter()
+            .map(|slice| (slice.sequence, slice.count, slice.blocks))
+            .collect();
         assert_eq!(rows, [(0, 1, 1), (1, 1, 0)]);
     }
 
@@ -152,12 +212,17 @@ mod tests {
     fn everybody_ends_and_no_block_is_lost() {
         let mut seed = 1_u64;
         let mut next = |below: usize| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (seed >> 33) as usize % below
         };
         for _ in 0..300 {
             let total = 4 + next(12);
-            let limits = Limits { rows: 4 + next(60), sequences: 1 + next(4) };
+            let limits = Limits {
+                rows: 4 + next(60),
+                sequences: 1 + next(4),
+            };
             // (view, tokens at the end); any one of them fits the cache alone.
             let mut waiting: Vec<(View, usize)> = (0..1 + next(8))
                 .map(|_| {
@@ -170,9 +235,14 @@ mod tests {
             while !(waiting.is_empty() && running.is_empty()) {
                 steps += 1;
                 assert!(steps < 100_000, "somebody starves");
-                let views = |list: &[(View, usize)]| list.iter().map(|(view, _)| *view).collect::<Vec<_>>();
+                let views =
+                    |list: &[(View, usize)]| list.iter().map(|(view, _)| *view).collect::<Vec<_>>();
                 let decision = plan(&views(&running), &views(&waiting), free, limits);
-                for (mut view, end) in running.split_off(running.len() - decision.preempt).into_iter().rev() {
+                for (mut view, end) in running
+                    .split_off(running.len() - decision.preempt)
+                    .into_iter()
+                    .rev()
+                {
                     free += view.blocks;
                     (view.blocks, view.computed) = (0, 0);
                     waiting.insert(0, (view, end));
@@ -180,14 +250,28 @@ mod tests {
                 running.extend(waiting.drain(..decision.admit));
                 assert!(running.len() <= limits.sequences);
                 assert!(!decision.slices.is_empty(), "nobody advances");
-                assert!(decision.slices.iter().map(|slice| slice.count).sum::<usize>() <= limits.rows);
-                for Slice { sequence, count, blocks } in decision.slices {
+                assert!(
+                    decision
+                        .slices
+                        .iter()
+                        .map(|slice| slice.count)
+                        .sum::<usize>()
+                        <= limits.rows
+                );
+                for Slice {
+                    sequence,
+                    count,
+                    blocks,
+                } in decision.slices
+                {
                     let (view, _) = &mut running[sequence];
                     assert!(blocks <= free);
                     free -= blocks;
                     view.blocks += blocks;
                     view.computed += count;
-                    assert!(view.computed <= view.tokens && view.computed <= view.blocks * BLOCK_TOKENS);
+                    assert!(
+                        view.computed <= view.tokens && view.computed <= view.blocks * BLOCK_TOKENS
+                    );
                     if view.computed == view.tokens {
                         view.tokens += 1;
                     }
@@ -197,7 +281,10 @@ mod tests {
                     free += if done { view.blocks } else { 0 };
                     !done
                 });
-                assert_eq!(free + running.iter().map(|(view, _)| view.blocks).sum::<usize>(), total);
+                assert_eq!(
+                    free + running.iter().map(|(view, _)| view.blocks).sum::<usize>(),
+                    total
+                );
             }
         }
     }

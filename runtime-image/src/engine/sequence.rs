@@ -35,7 +35,12 @@ impl Sequence {
     /// An answer without a token.
     #[must_use]
     pub fn new(ending: Ending) -> Self {
-        Self { ending, generated: 0, partial: Vec::new(), held: String::new() }
+        Self {
+            ending,
+            generated: 0,
+            partial: Vec::new(),
+            held: String::new(),
+        }
     }
 
     /// Tokens generated so far, an end token included.
@@ -48,20 +53,38 @@ impl Sequence {
     pub fn advance(&mut self, token: u32, tokenizer: &Tokenizer) -> Advance {
         self.generated += 1;
         if !self.ending.ignores_end_tokens && tokenizer.stops().contains(&token) {
-            return Advance { text: self.rest(), finish: Some(Finish::Stop) };
+            return Advance {
+                text: self.rest(),
+                finish: Some(Finish::Stop),
+            };
         }
         self.partial.extend_from_slice(tokenizer.bytes(token));
         take_whole_characters(&mut self.partial, &mut self.held);
-        if let Some(at) = self.ending.texts.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+        if let Some(at) = self
+            .ending
+            .texts
+            .iter()
+            .filter_map(|stop| self.held.find(stop.as_str()))
+            .min()
+        {
             self.held.truncate(at);
-            return Advance { text: std::mem::take(&mut self.held), finish: Some(Finish::Stop) };
+            return Advance {
+                text: std::mem::take(&mut self.held),
+                finish: Some(Finish::Stop),
+            };
         }
         if self.generated >= self.ending.most_tokens {
-            return Advance { text: self.rest(), finish: Some(Finish::Length) };
+            return Advance {
+                text: self.rest(),
+                finish: Some(Finish::Length),
+            };
         }
         let certain = self.held.len() - longest_beginning(&self.held, &self.ending.texts);
         let kept = self.held.split_off(certain);
-        Advance { text: std::mem::replace(&mut self.held, kept), finish: None }
+        Advance {
+            text: std::mem::replace(&mut self.held, kept),
+            finish: None,
+        }
     }
 
     /// All that was held back; a character that never became whole is shown as U+FFFD.
@@ -101,12 +124,19 @@ fn take_whole_characters(bytes: &mut Vec<u8>, text: &mut String) {
 
 /// Length of the longest end of `text` with which one of `stops` begins.
 fn longest_beginning(text: &str, stops: &[String]) -> usize {
-    let longest = stops.iter().map(String::len).max().unwrap_or(0).saturating_sub(1).min(text.len());
+    let longest = stops
+        .iter()
+        .map(String::len)
+        .max()
+        .unwrap_or(0)
+        .saturating_sub(1)
+        .min(text.len());
     (1..=longest)
         .rev()
         .find(|length| {
             let end = &text.as_bytes()[text.len() - length..];
-            text.is_char_boundary(text.len() - length) && stops.iter().any(|stop| stop.as_bytes().starts_with(end))
+            text.is_char_boundary(text.len() - length)
+                && stops.iter().any(|stop| stop.as_bytes().starts_with(end))
         })
         .unwrap_or(0)
 }
@@ -153,7 +183,11 @@ mod tests {
         let (pieces, finish) = run(b"one STOx STOP two", &["STOP"], 99);
         assert_eq!(pieces.concat(), "one STOx ");
         assert_eq!(finish, Some(Finish::Stop));
-        assert!(pieces.iter().all(|piece| !piece.ends_with(['S', 'T', 'O']) || piece == "STOx"));
+        assert!(
+            pieces
+                .iter()
+                .all(|piece| !piece.ends_with(['S', 'T', 'O']) || piece == "STOx")
+        );
     }
 
     #[test]
@@ -165,9 +199,15 @@ mod tests {
     #[test]
     fn what_was_held_comes_when_the_answer_ends_otherwise() {
         let (pieces, finish) = run(b"xST", &["STOP"], 3);
-        assert_eq!((pieces.concat().as_str(), finish), ("xST", Some(Finish::Length)));
+        assert_eq!(
+            (pieces.concat().as_str(), finish),
+            ("xST", Some(Finish::Length))
+        );
         let (pieces, finish) = run(b"xST", &["STOP"], 99);
-        assert_eq!((pieces.concat().as_str(), finish), ("xST", Some(Finish::Stop)));
+        assert_eq!(
+            (pieces.concat().as_str(), finish),
+            ("xST", Some(Finish::Stop))
+        );
     }
 
     #[test]
@@ -176,7 +216,11 @@ mod tests {
         for text in ["abaabab", "bbäbaä", "aaaa€b", "ab\u{20ac}ab"] {
             for stop in words.iter().filter(|word| !word.is_empty()) {
                 let expected = text.split(stop).next().unwrap_or_default();
-                assert_eq!(run(text.as_bytes(), &[stop], 99).0.concat(), expected, "{text} until {stop}");
+                assert_eq!(
+                    run(text.as_bytes(), &[stop], 99).0.concat(),
+                    expected,
+                    "{text} until {stop}"
+                );
             }
         }
     }

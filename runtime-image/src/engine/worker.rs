@@ -43,7 +43,11 @@ struct Active {
 
 impl Active {
     fn new(submission: Submission) -> Self {
-        let Submission { request, permit, events } = submission;
+        let Submission {
+            request,
+            permit,
+            events,
+        } = submission;
         Self {
             prompt_tokens: request.prompt.len(),
             computed: 0,
@@ -59,7 +63,11 @@ impl Active {
     }
 
     fn view(&self) -> View {
-        View { tokens: self.tokens.len(), computed: self.computed, blocks: self.blocks.len() }
+        View {
+            tokens: self.tokens.len(),
+            computed: self.computed,
+            blocks: self.blocks.len(),
+        }
     }
 }
 
@@ -90,10 +98,24 @@ impl Worker {
         submissions: Receiver<Submission>,
     ) -> Self {
         let capacity = model.capacity();
-        let limits =
-            Limits { rows: capacity.rows, sequences: limits.sequences.min(capacity.rows).min(capacity.logits_rows) };
+        let limits = Limits {
+            rows: capacity.rows,
+            sequences: limits
+                .sequences
+                .min(capacity.rows)
+                .min(capacity.logits_rows),
+        };
         let blocks = Blocks::new(capacity.blocks);
-        Self { model, tokenizer, limits, metrics, submissions, blocks, running: Vec::new(), waiting: VecDeque::new() }
+        Self {
+            model,
+            tokenizer,
+            limits,
+            metrics,
+            submissions,
+            blocks,
+            running: Vec::new(),
+            waiting: VecDeque::new(),
+        }
     }
 
     /// Runs until the last handle is gone and all generations have ended.
@@ -131,7 +153,13 @@ impl Worker {
 
     /// Frees the places and blocks of clients that have left.
     fn drop_cancelled(&mut self) {
-        let Self { running, waiting, blocks, metrics, .. } = self;
+        let Self {
+            running,
+            waiting,
+            blocks,
+            metrics,
+            ..
+        } = self;
         waiting.retain(|active| {
             let stays = !active.events.is_closed();
             if !stays {
@@ -152,14 +180,25 @@ impl Worker {
     /// One step of the model.
     fn step(&mut self) -> Result<(), Fault> {
         let running: Vec<View> = self.running.iter().map(Active::view).collect();
-        let waiting: Vec<View> = self.waiting.iter().take(self.limits.sequences).map(Active::view).collect();
+        let waiting: Vec<View> = self
+            .waiting
+            .iter()
+            .take(self.limits.sequences)
+            .map(Active::view)
+            .collect();
         let decision = plan(&running, &waiting, self.blocks.free(), self.limits);
         let plan = self.apply(&decision);
         if plan.tokens.is_empty() {
             return Ok(());
         }
         let logits = self.model.forward(&plan)?;
-        let Self { running, blocks, tokenizer, metrics, .. } = self;
+        let Self {
+            running,
+            blocks,
+            tokenizer,
+            metrics,
+            ..
+        } = self;
         let mut wanted = 0;
         for slice in &decision.slices {
             let active = &mut running[slice.sequence];
@@ -180,7 +219,12 @@ impl Worker {
 
     /// Moves sequences and blocks as decided and writes the step down.
     fn apply(&mut self, decision: &Decision) -> StepPlan {
-        for mut active in self.running.split_off(self.running.len() - decision.preempt).into_iter().rev() {
+        for mut active in self
+            .running
+            .split_off(self.running.len() - decision.preempt)
+            .into_iter()
+            .rev()
+        {
             self.blocks.give(&mut active.blocks);
             active.computed = 0;
             self.metrics.preempted();
@@ -194,8 +238,15 @@ impl Worker {
             let first = plan.tokens.len();
             let range = active.computed..active.computed + slice.count;
             plan.tokens.extend_from_slice(&active.tokens[range.clone()]);
-            plan.positions.extend(range.clone().map(|position| u32::try_from(position).unwrap_or(u32::MAX)));
-            plan.runs.push(Run { rows: first..first + slice.count, blocks: active.blocks.clone() });
+            plan.positions.extend(
+                range
+                    .clone()
+                    .map(|position| u32::try_from(position).unwrap_or(u32::MAX)),
+            );
+            plan.runs.push(Run {
+                rows: first..first + slice.count,
+                blocks: active.blocks.clone(),
+            });
             if range.end == active.tokens.len() {
                 plan.logits_rows.push(first + slice.count - 1);
             }
@@ -211,14 +262,18 @@ fn advance(active: &mut Active, token: u32, tokenizer: &Tokenizer, metrics: &Met
     if !active.first_token_seen {
         active.first_token_seen = true;
         metrics.prompt_tokens.inc_by(active.prompt_tokens as u64);
-        metrics.time_to_first_token.observe(active.arrived.elapsed().as_secs_f64());
+        metrics
+            .time_to_first_token
+            .observe(active.arrived.elapsed().as_secs_f64());
     }
     let advance = active.sequence.advance(token, tokenizer);
     // A client that has left is noticed at the next turn.
     if !advance.text.is_empty() {
         let _ = active.events.send(Event::Text { text: advance.text });
     }
-    let Some(finish) = advance.finish else { return Outcome::GoesOn };
+    let Some(finish) = advance.finish else {
+        return Outcome::GoesOn;
+    };
     metrics.finished(finish, active.arrived.elapsed().as_secs_f64());
     let _ = active.events.send(Event::Finished {
         finish,

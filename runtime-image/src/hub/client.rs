@@ -116,7 +116,7 @@ impl Client {
             }
             match range {
                 Some((first, Some(last))) => {
-                    builder = builder.header(RANGE, format!("bytes={first}-{last}"))
+                    builder = builder.header(RANGE, format!("bytes={first}-{last}"));
                 }
                 Some((first, None)) => builder = builder.header(RANGE, format!("bytes={first}-")),
                 None => {}
@@ -227,7 +227,7 @@ pub async fn read_beginning(
     while body.len() < limit {
         match response.chunk().await {
             Ok(Some(chunk)) => {
-                body.extend_from_slice(&chunk[..chunk.len().min(limit - body.len())])
+                body.extend_from_slice(&chunk[..chunk.len().min(limit - body.len())]);
             }
             Ok(None) => break,
             Err(error) => return Err(HubError::no_answer(what, response.url(), &error)),

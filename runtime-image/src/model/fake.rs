@@ -32,7 +32,12 @@ impl Fake {
     /// A model over the bytes and the control tokens after them.
     #[must_use]
     pub fn new(capacity: Capacity, vocabulary: usize, control: Arc<FakeControl>) -> Self {
-        Self { capacity, vocabulary, logits: vec![0.0; capacity.logits_rows * vocabulary], control }
+        Self {
+            capacity,
+            vocabulary,
+            logits: vec![0.0; capacity.logits_rows * vocabulary],
+            control,
+        }
     }
 
     /// What follows a token: the next letter; after `z` the last token of the vocabulary; after anything else `a`.
@@ -66,15 +71,25 @@ impl Model for Fake {
         if delay > 0 {
             thread::sleep(Duration::from_millis(delay as u64));
         }
-        assert!(!self.control.panics.load(Ordering::SeqCst), "the fake model was told to panic");
+        assert!(
+            !self.control.panics.load(Ordering::SeqCst),
+            "the fake model was told to panic"
+        );
         let count = plan.logits_rows.len();
         let nonsense = self.control.gives_nonsense.load(Ordering::SeqCst);
-        for (logits, row) in self.logits.chunks_exact_mut(self.vocabulary).zip(&plan.logits_rows) {
+        for (logits, row) in self
+            .logits
+            .chunks_exact_mut(self.vocabulary)
+            .zip(&plan.logits_rows)
+        {
             logits.fill(if nonsense { f32::NAN } else { 0.0 });
             if !nonsense {
                 logits[Self::successor(plan.tokens[*row], self.vocabulary)] = 50.0;
             }
         }
-        Ok(Logits::new(&self.logits[..count * self.vocabulary], self.vocabulary))
+        Ok(Logits::new(
+            &self.logits[..count * self.vocabulary],
+            self.vocabulary,
+        ))
     }
 }

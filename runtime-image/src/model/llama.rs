@@ -70,7 +70,13 @@ impl Llama {
     /// When a tensor is missing, misshapen or unreadable.
     pub fn load(weights: &mut dyn Weights, setup: Setup) -> Result<Self, LoadError> {
         let shape = weights.llama_shape()?;
-        let LlamaShape { layers: count, hidden, inner, vocabulary, .. } = shape;
+        let LlamaShape {
+            layers: count,
+            hidden,
+            inner,
+            vocabulary,
+            ..
+        } = shape;
         let (queries, shared) = (shape.heads * shape.width, shape.key_heads * shape.width);
         let mut layers = Vec::with_capacity(count);
         for index in 0..count {
@@ -95,7 +101,11 @@ impl Llama {
         } else {
             None
         };
-        let Capacity { rows, logits_rows, blocks } = setup.capacity;
+        let Capacity {
+            rows,
+            logits_rows,
+            blocks,
+        } = setup.capacity;
         let cache = count * blocks * shared * BLOCK_TOKENS;
         Ok(Self {
             capacity: setup.capacity,
@@ -139,9 +149,21 @@ impl Model for Llama {
 
     fn weight_bytes(&self) -> usize {
         let matrices = self.layers.iter().flat_map(|layer| {
-            [&layer.query, &layer.key, &layer.value, &layer.output, &layer.gate, &layer.up, &layer.down]
+            [
+                &layer.query,
+                &layer.key,
+                &layer.value,
+                &layer.output,
+                &layer.gate,
+                &layer.up,
+                &layer.down,
+            ]
         });
-        matrices.chain([&self.embedding]).chain(&self.head).map(Matrix::bytes).sum()
+        matrices
+            .chain([&self.embedding])
+            .chain(&self.head)
+            .map(Matrix::bytes)
+            .sum()
     }
 
     fn forward(&mut self, plan: &StepPlan) -> Result<Logits<'_>, StepError> {
@@ -159,10 +181,18 @@ impl Model for Llama {
 impl Llama {
     /// Looks the tokens up and computes the rotation of each row.
     fn embed(&mut self, plan: &StepPlan) {
-        let Self { shape, embedding, buffers, .. } = self;
+        let Self {
+            shape,
+            embedding,
+            buffers,
+            ..
+        } = self;
         let half = shape.frequencies.len();
         for (row, (token, position)) in plan.tokens.iter().zip(&plan.positions).enumerate() {
-            embedding.read_row(*token as usize, &mut buffers.hidden[row * shape.hidden..][..shape.hidden]);
+            embedding.read_row(
+                *token as usize,
+                &mut buffers.hidden[row * shape.hidden..][..shape.hidden],
+            );
             for (index, frequency) in shape.frequencies.iter().enumerate() {
                 // The angle is a single-precision product, as in the models' reference code.
                 let angle = f64::from(*position as f32 * frequency);
@@ -174,35 +204,83 @@ impl Llama {
 
     /// `hidden += output(attention(norm(hidden)))`, and the rows' keys and values go into the cache.
     fn attend(&mut self, plan: &StepPlan, index: usize, rows: usize) {
-        let Self { shape, capacity, instructions, pool, layers, keys, values, buffers, .. } = self;
+        let Self {
+            shape,
+            capacity,
+            instructions,
+            pool,
+            layers,
+            keys,
+            values,
+            buffers,
+            ..
+        } = self;
         let (instructions, layer) = (*instructions, &layers[index]);
         let (hidden, width) = (shape.hidden, shape.width);
         let (queries, shared) = (shape.heads * width, shape.key_heads * width);
-        let Buffers { hidden: states, normed, query, key, value, attended, delta, cosines, sines, .. } = buffers;
+        let Buffers {
+            hidden: states,
+            normed,
+            query,
+            key,
+            value,
+            attended,
+            delta,
+            cosines,
+            sines,
+            ..
+        } = buffers;
 
-        normed.fill(pool, instructions, rows, any_quantized(&[&layer.query, &layer.key, &layer.value]), &|row, out| {
-            let state = &states[row * hidden..][..hidden];
-            elementwise::rms_norm(instructions, state, &layer.attention_norm, shape.epsilon, out);
-        });
+        normed.fill(
+            pool,
+            instructions,
+            rows,
+            any_quantized(&[&layer.query, &layer.key, &layer.value]),
+            &|row, out| {
+                let state = &states[row * hidden..][..hidden];
+                elementwise::rms_norm(
+                    instructions,
+                    state,
+                    &layer.attention_norm,
+                    shape.epsilon,
+                    out,
+                );
+            },
+        );
         multiply(
             pool,
             instructions,
             normed,
             rows,
             &mut [
-                Product { matrix: &layer.query, out: query },
-                Product { matrix: &layer.key, out: key },
-                Product { matrix: &layer.value, out: value },
+                Product {
+                    matrix: &layer.query,
+                    out: query,
+                },
+                Product {
+                    matrix: &layer.key,
+                    out: key,
+                },
+                Product {
+                    matrix: &layer.value,
+                    out: value,
+                },
             ],
         );
 
         let stride = shared * BLOCK_TOKENS;
         let arena = capacity.blocks * stride;
-        let (keys, values) = (&mut keys[index * arena..][..arena], &mut values[index * arena..][..arena]);
+        let (keys, values) = (
+            &mut keys[index * arena..][..arena],
+            &mut values[index * arena..][..arena],
+        );
         let half = shape.frequencies.len();
         for run in &plan.runs {
             for row in run.rows.clone() {
-                let (query, key) = (&mut query[row * queries..][..queries], &mut key[row * shared..][..shared]);
+                let (query, key) = (
+                    &mut query[row * queries..][..queries],
+                    &mut key[row * shared..][..shared],
+                );
                 let value = &mut value[row * shared..][..shared];
                 for (bias, values) in [
                     (&layer.query_bias, &mut *query),
@@ -213,8 +291,12 @@ impl Llama {
                         elementwise::add(instructions, values, bias);
                     }
                 }
-                let (cosines, sines) = (&cosines[row * half..][..half], &sines[row * half..][..half]);
-                for head in query.chunks_exact_mut(width).chain(key.chunks_exact_mut(width)) {
+                let (cosines, sines) =
+                    (&cosines[row * half..][..half], &sines[row * half..][..half]);
+                for head in query
+                    .chunks_exact_mut(width)
+                    .chain(key.chunks_exact_mut(width))
+                {
                     elementwise::rotate(&mut head[..2 * half], cosines, sines, shape.neighbours);
                 }
                 let position = plan.positions[row] as usize;
@@ -225,15 +307,20 @@ impl Llama {
                     for (index, number) in key[head * width..][..width].iter().enumerate() {
                         keys[at + index * BLOCK_TOKENS + slot] = *number;
                     }
-                    values[at + slot * width..][..width].copy_from_slice(&value[head * width..][..width]);
+                    values[at + slot * width..][..width]
+                        .copy_from_slice(&value[head * width..][..width]);
                 }
             }
         }
 
         let group = shape.heads / shape.key_heads * width;
         let out = Shares::new(&mut attended.values[..rows * queries]);
-        let run_of_row: Vec<usize> =
-            plan.runs.iter().enumerate().flat_map(|(index, run)| run.rows.clone().map(move |_| index)).collect();
+        let run_of_row: Vec<usize> = plan
+            .runs
+            .iter()
+            .enumerate()
+            .flat_map(|(index, run)| run.rows.clone().map(move |_| index))
+            .collect();
         // Later rows see more tokens, so they go first: the short ones fill the gaps at the end.
         pool.run(rows * shape.key_heads, &|piece| {
             let (row, head) = (rows - 1 - piece / shape.key_heads, piece % shape.key_heads);
@@ -252,43 +339,151 @@ impl Llama {
                 width,
             );
         });
-        attended.fill(pool, instructions, rows, layer.output.is_quantized(), &|_, _| {});
-        multiply(pool, instructions, attended, rows, &mut [Product { matrix: &layer.output, out: delta }]);
-        elementwise::add(instructions, &mut states[..rows * hidden], &delta[..rows * hidden]);
+        attended.fill(
+            pool,
+            instructions,
+            rows,
+            layer.output.is_quantized(),
+            &|_, _| {},
+        );
+        multiply(
+            pool,
+            instructions,
+            attended,
+            rows,
+            &mut [Product {
+                matrix: &layer.output,
+                out: delta,
+            }],
+        );
+        elementwise::add(
+            instructions,
+            &mut states[..rows * hidden],
+            &delta[..rows * hidden],
+        );
     }
 
     /// `hidden += down(silu(gate(norm(hidden))) * up(norm(hidden)))`.
     fn feed_forward(&mut self, index: usize, rows: usize) {
-        let Self { shape, instructions, pool, layers, buffers, .. } = self;
+        let Self {
+            shape,
+            instructions,
+            pool,
+            layers,
+            buffers,
+            ..
+        } = self;
         let (instructions, layer) = (*instructions, &layers[index]);
         let (hidden, inner) = (shape.hidden, shape.inner);
-        let Buffers { hidden: states, normed, gate, up, inner: gated, delta, .. } = buffers;
-        normed.fill(pool, instructions, rows, any_quantized(&[&layer.gate, &layer.up]), &|row, out| {
-            let state = &states[row * hidden..][..hidden];
-            elementwise::rms_norm(instructions, state, &layer.feed_forward_norm, shape.epsilon, out);
-        });
-        let mut products = [Product { matrix: &layer.gate, out: gate }, Product { matrix: &layer.up, out: up }];
+        let Buffers {
+            hidden: states,
+            normed,
+            gate,
+            up,
+            inner: gated,
+            delta,
+            ..
+        } = buffers;
+        normed.fill(
+            pool,
+            instructions,
+            rows,
+            any_quantized(&[&layer.gate, &layer.up]),
+            &|row, out| {
+                let state = &states[row * hidden..][..hidden];
+                elementwise::rms_norm(
+                    instructions,
+                    state,
+                    &layer.feed_forward_norm,
+                    shape.epsilon,
+                    out,
+                );
+            },
+        );
+        let mut products = [
+            Product {
+                matrix: &layer.gate,
+                out: gate,
+            },
+            Product {
+                matrix: &layer.up,
+                out: up,
+            },
+        ];
         multiply(pool, instructions, normed, rows, &mut products);
-        gated.fill(pool, instructions, rows, layer.down.is_quantized(), &|row, out| {
-            elementwise::silu_times(instructions, &gate[row * inner..][..inner], &up[row * inner..][..inner], out);
-        });
-        multiply(pool, instructions, gated, rows, &mut [Product { matrix: &layer.down, out: delta }]);
-        elementwise::add(instructions, &mut states[..rows * hidden], &delta[..rows * hidden]);
+        gated.fill(
+            pool,
+            instructions,
+            rows,
+            layer.down.is_quantized(),
+            &|row, out| {
+                elementwise::silu_times(
+                    instructions,
+                    &gate[row * inner..][..inner],
+                    &up[row * inner..][..inner],
+                    out,
+                );
+            },
+        );
+        multiply(
+            pool,
+            instructions,
+            gated,
+            rows,
+            &mut [Product {
+                matrix: &layer.down,
+                out: delta,
+            }],
+        );
+        elementwise::add(
+            instructions,
+            &mut states[..rows * hidden],
+            &delta[..rows * hidden],
+        );
     }
 
     /// Logits of the wanted rows.
     fn project(&mut self, plan: &StepPlan) -> Logits<'_> {
-        let Self { shape, instructions, pool, embedding, head, norm, buffers, .. } = self;
+        let Self {
+            shape,
+            instructions,
+            pool,
+            embedding,
+            head,
+            norm,
+            buffers,
+            ..
+        } = self;
         let instructions = *instructions;
         let head = head.as_ref().unwrap_or(embedding);
-        let Buffers { hidden: states, wanted, logits, .. } = buffers;
+        let Buffers {
+            hidden: states,
+            wanted,
+            logits,
+            ..
+        } = buffers;
         let count = plan.logits_rows.len();
-        wanted.fill(pool, instructions, count, head.is_quantized(), &|index, out| {
-            let state = &states[plan.logits_rows[index] * shape.hidden..][..shape.hidden];
-            elementwise::rms_norm(instructions, state, norm, shape.epsilon, out);
-        });
+        wanted.fill(
+            pool,
+            instructions,
+            count,
+            head.is_quantized(),
+            &|index, out| {
+                let state = &states[plan.logits_rows[index] * shape.hidden..][..shape.hidden];
+                elementwise::rms_norm(instructions, state, norm, shape.epsilon, out);
+            },
+        );
         if count > 0 {
-            multiply(pool, instructions, wanted, count, &mut [Product { matrix: head, out: logits }]);
+            multiply(
+                pool,
+                instructions,
+                wanted,
+                count,
+                &mut [Product {
+                    matrix: head,
+                    out: logits,
+                }],
+            );
         }
         Logits::new(&logits[..count * shape.vocabulary], shape.vocabulary)
     }

@@ -80,13 +80,23 @@ impl ChatRequest {
     /// When there is no message, a role is unknown or a part is no text.
     pub fn conversation(&self) -> Result<Vec<Message>, InvalidField> {
         if self.messages.is_empty() {
-            return Err(InvalidField::new("messages", "messages is empty, expected at least one message"));
+            return Err(InvalidField::new(
+                "messages",
+                "messages is empty, expected at least one message",
+            ));
         }
         if self.messages.len() > MOST_MESSAGES {
-            let message = format!("messages has {} entries, at most {MOST_MESSAGES} are taken", self.messages.len());
+            let message = format!(
+                "messages has {} entries, at most {MOST_MESSAGES} are taken",
+                self.messages.len()
+            );
             return Err(InvalidField::new("messages", message));
         }
-        self.messages.iter().enumerate().map(|(index, message)| message.meant(index)).collect()
+        self.messages
+            .iter()
+            .enumerate()
+            .map(|(index, message)| message.meant(index))
+            .collect()
     }
 
     /// Refuses what is not supported yet rather than passing it over.
@@ -103,8 +113,15 @@ impl ChatRequest {
         if self.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
             return Err(InvalidField::unsupported("tools"));
         }
-        if let Some(format) = self.response_format.as_ref().filter(|format| format.kind != "text") {
-            let message = format!("response_format of type {:?} is not supported yet, only \"text\" is", format.kind);
+        if let Some(format) = self
+            .response_format
+            .as_ref()
+            .filter(|format| format.kind != "text")
+        {
+            let message = format!(
+                "response_format of type {:?} is not supported yet, only \"text\" is",
+                format.kind
+            );
             return Err(InvalidField::new("response_format", message));
         }
         Ok(())
@@ -126,7 +143,10 @@ impl ChatMessage {
     fn meant(&self, index: usize) -> Result<Message, InvalidField> {
         if !ROLES.contains(&self.role.as_str()) {
             let role: String = self.role.chars().take(40).collect();
-            let message = format!("messages[{index}].role is {role:?}, expected one of {}", ROLES.join(", "));
+            let message = format!(
+                "messages[{index}].role is {role:?}, expected one of {}",
+                ROLES.join(", ")
+            );
             return Err(InvalidField::new("messages", message));
         }
         let content = match &self.content {
@@ -153,7 +173,11 @@ impl ChatMessage {
                 return Err(InvalidField::new("messages", message));
             }
         };
-        Ok(Message { role: self.role.clone(), content, name: self.name.clone() })
+        Ok(Message {
+            role: self.role.clone(),
+            content,
+            name: self.name.clone(),
+        })
     }
 }
 

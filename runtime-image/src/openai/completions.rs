@@ -30,7 +30,10 @@ pub struct CompletionRequest {
 
 /// Text or tokens; a list may hold one of them.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a string, a list of token numbers, or a list with one of these")]
+#[serde(
+    untagged,
+    expecting = "expected a string, a list of token numbers, or a list with one of these"
+)]
 pub enum PromptInput {
     /// Text.
     Text(String),
@@ -58,7 +61,10 @@ impl CompletionRequest {
     /// When there is none or more than one.
     pub fn one_prompt(&self) -> Result<OnePrompt, InvalidField> {
         let one = |count: usize| {
-            InvalidField::new("prompt", format!("prompt has {count} entries, one prompt a request is supported"))
+            InvalidField::new(
+                "prompt",
+                format!("prompt has {count} entries, one prompt a request is supported"),
+            )
         };
         match &self.prompt {
             PromptInput::Text(text) => Ok(OnePrompt::Text(text.clone())),
@@ -85,11 +91,18 @@ impl CompletionRequest {
         if self.echo == Some(true) {
             return Err(InvalidField::unsupported("echo"));
         }
-        if self.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
+        if self
+            .suffix
+            .as_ref()
+            .is_some_and(|suffix| !suffix.is_empty())
+        {
             return Err(InvalidField::unsupported("suffix"));
         }
         if self.best_of.is_some_and(|count| count != 1) {
-            return Err(InvalidField::new("best_of", "only a best_of of 1 is supported"));
+            return Err(InvalidField::new(
+                "best_of",
+                "only a best_of of 1 is supported",
+            ));
         }
         Ok(())
     }

@@ -75,7 +75,10 @@ pub struct InvalidField {
 impl InvalidField {
     /// A field and what is wrong with it.
     pub fn new(field: &'static str, message: impl Into<String>) -> Self {
-        Self { field, message: message.into() }
+        Self {
+            field,
+            message: message.into(),
+        }
     }
 
     /// A field of which only the default is supported so far.
@@ -85,12 +88,21 @@ impl InvalidField {
     }
 }
 
-fn within(field: &'static str, value: Option<f32>, default: f32, least: f32, most: f32) -> Result<f32, InvalidField> {
+fn within(
+    field: &'static str,
+    value: Option<f32>,
+    default: f32,
+    least: f32,
+    most: f32,
+) -> Result<f32, InvalidField> {
     let value = value.unwrap_or(default);
     if value >= least && value <= most {
         Ok(value)
     } else {
-        Err(InvalidField::new(field, format!("{field} is {value}, expected {least} to {most}")))
+        Err(InvalidField::new(
+            field,
+            format!("{field} is {value}, expected {least} to {most}"),
+        ))
     }
 }
 
@@ -102,23 +114,45 @@ impl Options {
     pub fn sampling(&self, seed: u64) -> Result<Sampling, InvalidField> {
         if self.n.is_some_and(|n| n != 1) {
             let n = self.n.unwrap_or_default();
-            return Err(InvalidField::new("n", format!("n is {n}, only 1 is supported")));
+            return Err(InvalidField::new(
+                "n",
+                format!("n is {n}, only 1 is supported"),
+            ));
         }
-        if self.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty()) {
+        if self
+            .logit_bias
+            .as_ref()
+            .is_some_and(|bias| !bias.is_empty())
+        {
             return Err(InvalidField::unsupported("logit_bias"));
         }
         let top_p = within("top_p", self.top_p, 1.0, 0.0, 1.0)?;
         if top_p == 0.0 {
-            return Err(InvalidField::new("top_p", "top_p is 0, expected more than 0"));
+            return Err(InvalidField::new(
+                "top_p",
+                "top_p is 0, expected more than 0",
+            ));
         }
-        let repetition = within("repetition_penalty", self.repetition_penalty, 1.0, 0.0, 10.0)?;
+        let repetition = within(
+            "repetition_penalty",
+            self.repetition_penalty,
+            1.0,
+            0.0,
+            10.0,
+        )?;
         if repetition == 0.0 {
-            return Err(InvalidField::new("repetition_penalty", "repetition_penalty is 0, expected more than 0"));
+            return Err(InvalidField::new(
+                "repetition_penalty",
+                "repetition_penalty is 0, expected more than 0",
+            ));
         }
         let top_k = match self.top_k {
             None | Some(-1) => 0,
             Some(value) => usize::try_from(value).map_err(|_| {
-                InvalidField::new("top_k", format!("top_k is {value}, expected 0 or more, or -1 for all"))
+                InvalidField::new(
+                    "top_k",
+                    format!("top_k is {value}, expected 0 or more, or -1 for all"),
+                )
             })?,
         };
         Ok(Sampling {
@@ -129,7 +163,9 @@ impl Options {
             repetition,
             presence: within("presence_penalty", self.presence_penalty, 0.0, -2.0, 2.0)?,
             frequency: within("frequency_penalty", self.frequency_penalty, 0.0, -2.0, 2.0)?,
-            seed: self.seed.map_or(seed, |seed| u64::from_le_bytes(seed.to_le_bytes())),
+            seed: self
+                .seed
+                .map_or(seed, |seed| u64::from_le_bytes(seed.to_le_bytes())),
         })
     }
 
@@ -144,23 +180,42 @@ impl Options {
             Some(OneOrMany::Many(texts)) => texts.clone(),
         };
         if texts.len() > MOST_STOPS {
-            let message = format!("stop has {} texts, at most {MOST_STOPS} are taken", texts.len());
+            let message = format!(
+                "stop has {} texts, at most {MOST_STOPS} are taken",
+                texts.len()
+            );
             return Err(InvalidField::new("stop", message));
         }
-        if let Some(text) = texts.iter().find(|text| text.is_empty() || text.len() > LONGEST_STOP) {
-            let message = format!("stop has a text of {} bytes, expected 1 to {LONGEST_STOP}", text.len());
+        if let Some(text) = texts
+            .iter()
+            .find(|text| text.is_empty() || text.len() > LONGEST_STOP)
+        {
+            let message = format!(
+                "stop has a text of {} bytes, expected 1 to {LONGEST_STOP}",
+                text.len()
+            );
             return Err(InvalidField::new("stop", message));
         }
-        Ok(Ending { most_tokens: room, texts, ignores_end_tokens: self.ignore_eos.unwrap_or(false) })
+        Ok(Ending {
+            most_tokens: room,
+            texts,
+            ignores_end_tokens: self.ignore_eos.unwrap_or(false),
+        })
     }
 
     /// Tokens asked for, under a name that the request may use.
     ///
     /// # Errors
     /// When it is 0.
-    pub fn tokens_asked(field: &'static str, value: Option<u32>) -> Result<Option<usize>, InvalidField> {
+    pub fn tokens_asked(
+        field: &'static str,
+        value: Option<u32>,
+    ) -> Result<Option<usize>, InvalidField> {
         match value {
-            Some(0) => Err(InvalidField::new(field, format!("{field} is 0, expected at least 1"))),
+            Some(0) => Err(InvalidField::new(
+                field,
+                format!("{field} is 0, expected at least 1"),
+            )),
             other => Ok(other.map(|value| value as usize)),
         }
     }
@@ -174,6 +229,9 @@ impl Options {
     /// Whether the last event holds the usage.
     #[must_use]
     pub fn includes_usage(&self) -> bool {
-        self.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false)
+        self.stream_options
+            .as_ref()
+            .and_then(|options| options.include_usage)
+            .unwrap_or(false)
     }
 }

@@ -13,11 +13,16 @@ use super::models::check_model;
 use super::respond::{Deadline, Frames, collect, finish_reason, stream};
 use crate::engine::Finish;
 use crate::openai::Usage;
-use crate::openai::chat::{AnswerMessage, ChatChoice, ChatChunk, ChatRequest, ChatResponse, ChunkChoice, Delta};
+use crate::openai::chat::{
+    AnswerMessage, ChatChoice, ChatChunk, ChatRequest, ChatResponse, ChunkChoice, Delta,
+};
 use crate::request::{GenerateRequest, room};
 
 /// Answers a conversation.
-pub(super) async fn chat(State(app): State<App>, Wire(body): Wire<ChatRequest>) -> Result<Response, ApiError> {
+pub(super) async fn chat(
+    State(app): State<App>,
+    Wire(body): Wire<ChatRequest>,
+) -> Result<Response, ApiError> {
     let deadline = Deadline::after(app.request_timeout);
     let service = app.service()?;
     check_model(&app, &body.model)?;
@@ -33,9 +38,15 @@ pub(super) async fn chat(State(app): State<App>, Wire(body): Wire<ChatRequest>) 
         let prompt = template.render(&conversation, &shared.tokenizer)?;
         Ok::<_, ApiError>(shared.tokenizer.encode(&prompt)?)
     };
-    let prompt = tokio::task::spawn_blocking(encode).await.map_err(|error| ApiError::Internal(error.to_string()))??;
+    let prompt = tokio::task::spawn_blocking(encode)
+        .await
+        .map_err(|error| ApiError::Internal(error.to_string()))??;
     let room = room(prompt.len(), asked, service.engine.limits().context_length)?;
-    let request = GenerateRequest { prompt, sampling, ending: body.options.ending(room)? };
+    let request = GenerateRequest {
+        prompt,
+        sampling,
+        ending: body.options.ending(room)?,
+    };
     let generation = service.engine.submit(request, permit)?;
 
     let frames = ChatFrames {
@@ -48,10 +59,29 @@ pub(super) async fn chat(State(app): State<App>, Wire(body): Wire<ChatRequest>) 
         return Ok(stream(generation, deadline, frames));
     }
     let (content, finish, usage) = collect(generation, deadline).await?;
-    let ChatFrames { id, created, model, .. } = frames;
-    let message = AnswerMessage { role: "assistant", content, refusal: None };
-    let choice = ChatChoice { index: 0, message, logprobs: None, finish_reason: finish_reason(finish) };
-    Ok(Json(ChatResponse { id, object: "chat.completion", created, model, choices: [choice], usage }).into_response())
+    let ChatFrames {
+        id, created, model, ..
+    } = frames;
+    let message = AnswerMessage {
+        role: "assistant",
+        content,
+        refusal: None,
+    };
+    let choice = ChatChoice {
+        index: 0,
+        message,
+        logprobs: None,
+        finish_reason: finish_reason(finish),
+    };
+    Ok(Json(ChatResponse {
+        id,
+        object: "chat.completion",
+        created,
+        model,
+        choices: [choice],
+        usage,
+    })
+    .into_response())
 }
 
 struct ChatFrames {
@@ -74,7 +104,15 @@ impl ChatFrames {
     }
 
     fn delta(&self, delta: Delta, finish_reason: Option<&'static str>) -> ChatChunk {
-        self.chunk(vec![ChunkChoice { index: 0, delta, logprobs: None, finish_reason }], None)
+        self.chunk(
+            vec![ChunkChoice {
+                index: 0,
+                delta,
+                logprobs: None,
+                finish_reason,
+            }],
+            None,
+        )
     }
 }
 
@@ -82,11 +120,23 @@ impl Frames for ChatFrames {
     type Chunk = ChatChunk;
 
     fn opening(&self) -> Option<ChatChunk> {
-        Some(self.delta(Delta { role: Some("assistant"), content: Some(String::new()) }, None))
+        Some(self.delta(
+            Delta {
+                role: Some("assistant"),
+                content: Some(String::new()),
+            },
+            None,
+        ))
     }
 
     fn text(&self, text: String) -> ChatChunk {
-        self.delta(Delta { role: None, content: Some(text) }, None)
+        self.delta(
+            Delta {
+                role: None,
+                content: Some(text),
+            },
+            None,
+        )
     }
 
     fn finish(&self, finish: Finish) -> ChatChunk {
@@ -94,6 +144,7 @@ impl Frames for ChatFrames {
     }
 
     fn usage(&self, usage: Usage) -> Option<ChatChunk> {
-        self.includes_usage.then(|| self.chunk(Vec::new(), Some(usage)))
+        self.includes_usage
+            .then(|| self.chunk(Vec::new(), Some(usage)))
     }
 }

@@ -13,7 +13,9 @@ use super::models::check_model;
 use super::respond::{Deadline, Frames, collect, finish_reason, stream};
 use crate::engine::Finish;
 use crate::openai::Usage;
-use crate::openai::completions::{CompletionChoice, CompletionRequest, CompletionResponse, OnePrompt};
+use crate::openai::completions::{
+    CompletionChoice, CompletionRequest, CompletionResponse, OnePrompt,
+};
 use crate::openai::options::InvalidField;
 use crate::request::{GenerateRequest, room};
 
@@ -36,12 +38,18 @@ pub(super) async fn completions(
         OnePrompt::Text(text) => {
             let shared = service.clone();
             let encode = move || shared.tokenizer.encode_completion(text);
-            tokio::task::spawn_blocking(encode).await.map_err(|error| ApiError::Internal(error.to_string()))??
+            tokio::task::spawn_blocking(encode)
+                .await
+                .map_err(|error| ApiError::Internal(error.to_string()))??
         }
     };
     check_tokens(&prompt, service.tokenizer.size())?;
     let room = room(prompt.len(), asked, service.engine.limits().context_length)?;
-    let request = GenerateRequest { prompt, sampling, ending: body.options.ending(room)? };
+    let request = GenerateRequest {
+        prompt,
+        sampling,
+        ending: body.options.ending(room)?,
+    };
     let generation = service.engine.submit(request, permit)?;
 
     let frames = TextFrames {
@@ -54,19 +62,28 @@ pub(super) async fn completions(
         return Ok(stream(generation, deadline, frames));
     }
     let (text, finish, usage) = collect(generation, deadline).await?;
-    let choice = CompletionChoice { index: 0, text, logprobs: None, finish_reason: Some(finish_reason(finish)) };
+    let choice = CompletionChoice {
+        index: 0,
+        text,
+        logprobs: None,
+        finish_reason: Some(finish_reason(finish)),
+    };
     Ok(Json(frames.response(vec![choice], Some(Some(usage)))).into_response())
 }
 
 /// Refuses prompts that the model cannot read.
 fn check_tokens(prompt: &[u32], size: usize) -> Result<(), InvalidField> {
     if prompt.is_empty() {
-        return Err(InvalidField::new("prompt", "prompt is empty, expected at least one token"));
+        return Err(InvalidField::new(
+            "prompt",
+            "prompt is empty, expected at least one token",
+        ));
     }
     match prompt.iter().find(|token| **token as usize >= size) {
-        Some(token) => {
-            Err(InvalidField::new("prompt", format!("prompt has token {token}, this model has 0 to {}", size - 1)))
-        }
+        Some(token) => Err(InvalidField::new(
+            "prompt",
+            format!("prompt has token {token}, this model has 0 to {}", size - 1),
+        )),
         None => Ok(()),
     }
 }
@@ -79,7 +96,11 @@ struct TextFrames {
 }
 
 impl TextFrames {
-    fn response(&self, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> CompletionResponse {
+    fn response(
+        &self,
+        choices: Vec<CompletionChoice>,
+        usage: Option<Option<Usage>>,
+    ) -> CompletionResponse {
         CompletionResponse {
             id: self.id.clone(),
             object: "text_completion",
@@ -91,7 +112,12 @@ impl TextFrames {
     }
 
     fn choice(&self, text: String, finish_reason: Option<&'static str>) -> CompletionResponse {
-        let choice = CompletionChoice { index: 0, text, logprobs: None, finish_reason };
+        let choice = CompletionChoice {
+            index: 0,
+            text,
+            logprobs: None,
+            finish_reason,
+        };
         self.response(vec![choice], self.includes_usage.then_some(None))
     }
 }
@@ -112,6 +138,7 @@ impl Frames for TextFrames {
     }
 
     fn usage(&self, usage: Usage) -> Option<CompletionResponse> {
-        self.includes_usage.then(|| self.response(Vec::new(), Some(Some(usage))))
+        self.includes_usage
+            .then(|| self.response(Vec::new(), Some(Some(usage))))
     }
 }

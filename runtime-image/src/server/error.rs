@@ -104,21 +104,57 @@ impl ApiError {
                 (StatusCode::BAD_REQUEST, INVALID, Some("invalid_value"))
             }
             Self::Json { path, .. } => {
-                let code = if path.is_some() { "invalid_type" } else { "invalid_json" };
+                let code = if path.is_some() {
+                    "invalid_type"
+                } else {
+                    "invalid_json"
+                };
                 (StatusCode::BAD_REQUEST, INVALID, Some(code))
             }
             Self::BrokenBody(_) => (StatusCode::BAD_REQUEST, INVALID, Some("body_incomplete")),
-            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Some("body_too_large")),
+            Self::TooLarge(_) => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                INVALID,
+                Some("body_too_large"),
+            ),
             Self::SlowBody(_) => (StatusCode::REQUEST_TIMEOUT, INVALID, Some("body_timeout")),
-            Self::ContentType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Some("unsupported_media_type")),
+            Self::ContentType(_) => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                INVALID,
+                Some("unsupported_media_type"),
+            ),
             Self::UnknownModel { .. } => (StatusCode::NOT_FOUND, INVALID, Some("model_not_found")),
-            Self::PromptTooLong(_) => (StatusCode::BAD_REQUEST, INVALID, Some("context_length_exceeded")),
-            Self::Overloaded(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("overloaded")),
-            Self::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "timeout_error", Some("request_timeout")),
-            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("unavailable")),
+            Self::PromptTooLong(_) => (
+                StatusCode::BAD_REQUEST,
+                INVALID,
+                Some("context_length_exceeded"),
+            ),
+            Self::Overloaded(_) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limit_error",
+                Some("overloaded"),
+            ),
+            Self::TimedOut(_) => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "timeout_error",
+                Some("request_timeout"),
+            ),
+            Self::Unavailable(_) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server_error",
+                Some("unavailable"),
+            ),
             Self::NoRoute(..) => (StatusCode::NOT_FOUND, INVALID, Some("unknown_url")),
-            Self::WrongMethod(..) => (StatusCode::METHOD_NOT_ALLOWED, INVALID, Some("method_not_allowed")),
-            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error")),
+            Self::WrongMethod(..) => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                INVALID,
+                Some("method_not_allowed"),
+            ),
+            Self::Internal(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "server_error",
+                Some("internal_error"),
+            ),
         }
     }
 
@@ -136,7 +172,14 @@ impl ApiError {
     #[must_use]
     pub fn body(&self) -> ErrorBody {
         let (_, kind, code) = self.table();
-        ErrorBody { error: ErrorObject { message: self.to_string(), kind, param: self.param(), code } }
+        ErrorBody {
+            error: ErrorObject {
+                message: self.to_string(),
+                kind,
+                param: self.param(),
+                code,
+            },
+        }
     }
 }
 
@@ -152,7 +195,10 @@ impl IntoResponse for ApiError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
         // What is left of such a body would be read as the next request.
-        if matches!(self, Self::TooLarge(_) | Self::SlowBody(_) | Self::BrokenBody(_)) {
+        if matches!(
+            self,
+            Self::TooLarge(_) | Self::SlowBody(_) | Self::BrokenBody(_)
+        ) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -175,7 +221,13 @@ fn shortened(path: &str) -> String {
 
 /// Answers requests whose handler panicked.
 pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(panic = text.unwrap_or("without a message"), "a request's handler panicked");
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(
+        panic = text.unwrap_or("without a message"),
+        "a request's handler panicked"
+    );
     ApiError::Internal("internal fault".to_owned()).into_response()
 }

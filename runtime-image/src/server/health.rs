@@ -17,7 +17,11 @@ pub(super) async fn healthz() -> &'static str {
 /// The model answers and goes on answering.
 pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, &'static str) {
     let phase = app.phase();
-    let status = if phase == Phase::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if phase == Phase::Ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (status, phase.name())
 }
 

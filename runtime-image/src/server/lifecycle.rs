@@ -100,8 +100,14 @@ pub struct Lifecycle {
 impl Lifecycle {
     /// A process that begins to load.
     #[must_use]
-    pub fn new(served_names: Vec<String>, request_timeout: Duration, device: &'static str) -> Arc<Self> {
-        let metrics = Arc::new(Metrics::new(served_names.first().map_or("", String::as_str)));
+    pub fn new(
+        served_names: Vec<String>,
+        request_timeout: Duration,
+        device: &'static str,
+    ) -> Arc<Self> {
+        let metrics = Arc::new(Metrics::new(
+            served_names.first().map_or("", String::as_str),
+        ));
         Arc::new(Self {
             phase: watch::Sender::new(Phase::Loading),
             grace: watch::Sender::new(false),
@@ -124,13 +130,19 @@ impl Lifecycle {
 
     /// Weights are in memory.
     pub fn loaded(&self, took: Duration) {
-        self.times.lock().unwrap_or_else(PoisonError::into_inner).loaded_seconds = Some(took.as_secs_f64());
+        self.times
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .loaded_seconds = Some(took.as_secs_f64());
         self.advance(Phase::Warming);
     }
 
     /// The model has taken its first step and answers now.
     pub fn ready(&self, service: Service, took: Duration) {
-        self.times.lock().unwrap_or_else(PoisonError::into_inner).warm_seconds = Some(took.as_secs_f64());
+        self.times
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .warm_seconds = Some(took.as_secs_f64());
         if self.service.set(Arc::new(service)).is_ok() {
             self.advance(Phase::Ready);
         }
@@ -144,7 +156,8 @@ impl Lifecycle {
 
     /// The process cannot go on.
     pub fn fail(&self, reason: &'static str, message: String) {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(Failure { reason, message });
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Failure { reason, message });
         self.phase.send_replace(Phase::Failed);
     }
 
@@ -164,7 +177,10 @@ impl Lifecycle {
     /// # Errors
     /// While there is none.
     pub(super) fn service(&self) -> Result<Arc<Service>, ApiError> {
-        self.service.get().map(Arc::clone).ok_or_else(|| self.unavailable())
+        self.service
+            .get()
+            .map(Arc::clone)
+            .ok_or_else(|| self.unavailable())
     }
 
     /// Returns when a loaded model has neither running nor waiting requests.
@@ -179,17 +195,27 @@ impl Lifecycle {
     }
 
     pub(super) fn times(&self) -> Times {
-        self.times.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.times
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(super) fn failure(&self) -> Option<Failure> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn unavailable(&self) -> ApiError {
         ApiError::Unavailable(match self.phase() {
-            Phase::Loading | Phase::Warming | Phase::Ready => "the model is still loading; try again soon".to_owned(),
-            Phase::Draining => "this server is shutting down; try again, another one will answer".to_owned(),
+            Phase::Loading | Phase::Warming | Phase::Ready => {
+                "the model is still loading; try again soon".to_owned()
+            }
+            Phase::Draining => {
+                "this server is shutting down; try again, another one will answer".to_owned()
+            }
             Phase::Failed => "this server has failed and will be restarted".to_owned(),
         })
     }
@@ -207,12 +233,16 @@ pub(super) async fn turn_away(State(app): State<App>, request: Request, next: Ne
     }
     let mut response = app.unavailable().into_response();
     if matches!(app.phase(), Phase::Draining | Phase::Failed) {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
 /// The wall clock, for fields of the API.
 pub(super) fn seconds_since_1970() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

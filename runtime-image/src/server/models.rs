@@ -21,20 +21,37 @@ fn objects(app: &App) -> Result<Vec<ModelObject>, ApiError> {
 
 /// All served names.
 pub(super) async fn list(State(app): State<App>) -> Result<Json<ModelList>, ApiError> {
-    Ok(Json(ModelList { object: "list", data: objects(&app)? }))
+    Ok(Json(ModelList {
+        object: "list",
+        data: objects(&app)?,
+    }))
 }
 
 /// One served name; names with slashes are taken as they are.
-pub(super) async fn one(State(app): State<App>, Path(name): Path<String>) -> Result<Json<ModelObject>, ApiError> {
+pub(super) async fn one(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<Json<ModelObject>, ApiError> {
     check_model(&app, &name)?;
-    objects(&app)?.into_iter().find(|object| object.id == name).map(Json).ok_or_else(|| unknown(&app, &name))
+    objects(&app)?
+        .into_iter()
+        .find(|object| object.id == name)
+        .map(Json)
+        .ok_or_else(|| unknown(&app, &name))
 }
 
 /// Refuses a model that is not served.
 pub(super) fn check_model(app: &App, asked: &str) -> Result<(), ApiError> {
-    if app.served_names.iter().any(|name| name == asked) { Ok(()) } else { Err(unknown(app, asked)) }
+    if app.served_names.iter().any(|name| name == asked) {
+        Ok(())
+    } else {
+        Err(unknown(app, asked))
+    }
 }
 
 fn unknown(app: &App, asked: &str) -> ApiError {
-    ApiError::UnknownModel { asked: asked.chars().take(200).collect(), known: app.served_names.join(", ") }
+    ApiError::UnknownModel {
+        asked: asked.chars().take(200).collect(),
+        known: app.served_names.join(", "),
+    }
 }

@@ -33,7 +33,10 @@ pub(super) struct Deadline {
 
 impl Deadline {
     pub(super) fn after(timeout: Duration) -> Self {
-        Self { at: Instant::now() + timeout, seconds: timeout.as_secs() }
+        Self {
+            at: Instant::now() + timeout,
+            seconds: timeout.as_secs(),
+        }
     }
 
     async fn next(self, generation: &mut Generation) -> Result<Event, ApiError> {
@@ -45,12 +48,19 @@ impl Deadline {
 }
 
 /// Waits for the whole answer.
-pub(super) async fn collect(mut generation: Generation, deadline: Deadline) -> Result<(String, Finish, Usage), ApiError> {
+pub(super) async fn collect(
+    mut generation: Generation,
+    deadline: Deadline,
+) -> Result<(String, Finish, Usage), ApiError> {
     let mut answer = String::new();
     loop {
         match deadline.next(&mut generation).await? {
             Event::Text { text } => answer.push_str(&text),
-            Event::Finished { finish, prompt_tokens, completion_tokens } => {
+            Event::Finished {
+                finish,
+                prompt_tokens,
+                completion_tokens,
+            } => {
                 return Ok((answer, finish, Usage::new(prompt_tokens, completion_tokens)));
             }
         }
@@ -81,8 +91,16 @@ struct Streaming<F> {
 
 /// Sends the answer as it comes. When the client leaves, the stream is dropped and the generation with it.
 pub(super) fn stream<F: Frames>(generation: Generation, deadline: Deadline, frames: F) -> Response {
-    let state = Streaming { generation, deadline, frames, opened: false, ended: false };
-    Sse::new(frames_of(state)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    let state = Streaming {
+        generation,
+        deadline,
+        frames,
+        opened: false,
+        ended: false,
+    };
+    Sse::new(frames_of(state))
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+        .into_response()
 }
 
 fn frames_of<F: Frames>(state: Streaming<F>) -> impl Stream<Item = Result<Frame, Infallible>> {
@@ -100,7 +118,11 @@ fn frames_of<F: Frames>(state: Streaming<F>) -> impl Stream<Item = Result<Frame,
         }
         match state.deadline.next(&mut state.generation).await {
             Ok(Event::Text { text }) => batch.push(frame(&state.frames.text(text))),
-            Ok(Event::Finished { finish, prompt_tokens, completion_tokens }) => {
+            Ok(Event::Finished {
+                finish,
+                prompt_tokens,
+                completion_tokens,
+            }) => {
                 state.ended = true;
                 batch.push(frame(&state.frames.finish(finish)));
                 let usage = Usage::new(prompt_tokens, completion_tokens);

@@ -16,25 +16,39 @@ const USER_DEFINED: i64 = 4;
 const UNUSED: i64 = 5;
 
 /// Names under which files list end tokens besides their main one.
-const END_NAMES: [&str; 7] =
-    ["<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>"];
+const END_NAMES: [&str; 7] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "<|end|>",
+    "<end_of_turn>",
+];
 
 pub(super) fn parts(file: &GgufFile) -> Result<Parts, LoadError> {
-    let fail = |detail: String| LoadError::Description { path: file.path().to_owned(), detail };
+    let fail = |detail: String| LoadError::Description {
+        path: file.path().to_owned(),
+        detail,
+    };
     let model = file.text("tokenizer.ggml.model")?;
     if model != "gpt2" {
-        return Err(fail(format!("tokenizer.ggml.model is {model}; supported is gpt2 (byte-level pairs)")));
+        return Err(fail(format!(
+            "tokenizer.ggml.model is {model}; supported is gpt2 (byte-level pairs)"
+        )));
     }
     let (cut, whole_words_first) = match file.text("tokenizer.ggml.pre") {
         Ok("gpt-2" | "gpt2") => (Cut::Gpt2, false),
-        Ok("smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b") => {
-            (Cut::SingleDigits, false)
-        }
+        Ok(
+            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b",
+        ) => (Cut::SingleDigits, false),
         Ok("llama-bpe" | "llama3" | "llama-v3" | "falcon3") => (Cut::Llama3, true),
         Ok("qwen2" | "deepseek-r1-qwen" | "megrez") => (Cut::Qwen2, false),
         Ok(other) => {
             let known = "gpt-2, smollm, starcoder, refact, llama-bpe, llama3, qwen2";
-            return Err(fail(format!("tokenizer.ggml.pre is {other}; supported are {known}")));
+            return Err(fail(format!(
+                "tokenizer.ggml.pre is {other}; supported are {known}"
+            )));
         }
         Err(_) => {
             tracing::warn!("tokenizer.ggml.pre is missing; text is cut by GPT-2's rule");
@@ -43,21 +57,33 @@ pub(super) fn parts(file: &GgufFile) -> Result<Parts, LoadError> {
     };
     let tokens = texts(file, "tokenizer.ggml.tokens")?;
     let types: Vec<i64> = match file.value("tokenizer.ggml.token_type") {
-        Some(Value::Array(values)) if values.len() == tokens.len() => values.iter().map(whole).collect(),
-        Some(_) => return Err(fail(format!("tokenizer.ggml.token_type does not name {} types", tokens.len()))),
+        Some(Value::Array(values)) if values.len() == tokens.len() => {
+            values.iter().map(whole).collect()
+        }
+        Some(_) => {
+            return Err(fail(format!(
+                "tokenizer.ggml.token_type does not name {} types",
+                tokens.len()
+            )));
+        }
         None => vec![1; tokens.len()],
     };
     let merges: Vec<(String, String)> = texts(file, "tokenizer.ggml.merges")?
         .into_iter()
         .map(|merge| match merge.split_once(' ') {
             Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
-            None => Err(fail(format!("tokenizer.ggml.merges has {merge:?}, expected two parts"))),
+            None => Err(fail(format!(
+                "tokenizer.ggml.merges has {merge:?}, expected two parts"
+            ))),
         })
         .collect::<Result<_, _>>()?;
 
     let table = byte_of_character();
     // Some files mark tokens as control that merges go through; those stay in the text's vocabulary as well.
-    let merged: HashSet<String> = merges.iter().map(|(left, right)| format!("{left}{right}")).collect();
+    let merged: HashSet<String> = merges
+        .iter()
+        .map(|(left, right)| format!("{left}{right}"))
+        .collect();
     let (mut vocabulary, mut control, mut added) = (HashMap::new(), Vec::new(), Vec::new());
     let mut bytes = Vec::with_capacity(tokens.len());
     for ((token, kind), id) in tokens.into_iter().zip(types).zip(0_u32..) {
@@ -83,12 +109,18 @@ pub(super) fn parts(file: &GgufFile) -> Result<Parts, LoadError> {
             None => Ok(None),
             Some(id) => match u32::try_from(id) {
                 Ok(id) if (id as usize) < bytes.len() => Ok(Some(id)),
-                _ => Err(fail(format!("tokenizer.ggml.{key}_token_id is {id} of {} tokens", bytes.len()))),
+                _ => Err(fail(format!(
+                    "tokenizer.ggml.{key}_token_id is {id} of {} tokens",
+                    bytes.len()
+                ))),
             },
         }
     };
-    let mut stops: Vec<u32> =
-        control.iter().filter(|(name, _)| END_NAMES.contains(&name.as_str())).map(|(_, id)| *id).collect();
+    let mut stops: Vec<u32> = control
+        .iter()
+        .filter(|(name, _)| END_NAMES.contains(&name.as_str()))
+        .map(|(_, id)| *id)
+        .collect();
     stops.extend(id("eot")?);
     stops.extend(id("eom")?);
     let (begin, end) = (id("bos")?, id("eos")?);
@@ -99,17 +131,31 @@ pub(super) fn parts(file: &GgufFile) -> Result<Parts, LoadError> {
     };
     let text = byte_pairs(vocabulary, merges, whole_words_first, cut, added)
         .map_err(|error| fail(format!("tokenizer.ggml.merges: {error}")))?;
-    Ok(Parts { text, control, bytes, begin, adds_begin, end, stops })
+    Ok(Parts {
+        text,
+        control,
+        bytes,
+        begin,
+        adds_begin,
+        end,
+        stops,
+    })
 }
 
 fn texts<'a>(file: &'a GgufFile, key: &str) -> Result<Vec<&'a str>, LoadError> {
-    let fail = |detail: String| LoadError::Description { path: file.path().to_owned(), detail };
+    let fail = |detail: String| LoadError::Description {
+        path: file.path().to_owned(),
+        detail,
+    };
     match file.value(key) {
         Some(Value::Array(values)) => values
             .iter()
             .map(|value| match value {
                 Value::String(text) => Ok(text.as_str()),
-                other => Err(fail(format!("{key} holds {:?}, expected texts", other.value_type()))),
+                other => Err(fail(format!(
+                    "{key} holds {:?}, expected texts",
+                    other.value_type()
+                ))),
             })
             .collect(),
         Some(_) => Err(fail(format!("{key} is no list"))),

@@ -26,7 +26,10 @@ pub struct Opened {
 /// # Errors
 /// When there is no model, more than one, or its files are damaged.
 pub fn open(path: &Path) -> Result<Opened, LoadError> {
-    let metadata = std::fs::metadata(path).map_err(|source| LoadError::Open { path: path.to_owned(), source })?;
+    let metadata = std::fs::metadata(path).map_err(|source| LoadError::Open {
+        path: path.to_owned(),
+        source,
+    })?;
     if metadata.is_file() {
         return open_gguf(path);
     }
@@ -37,22 +40,40 @@ pub fn open(path: &Path) -> Result<Opened, LoadError> {
         [] if path.join("config.json").is_file() => open_hub_files(path),
         [] => {
             let detail = "it has neither a .gguf file nor a config.json".to_owned();
-            Err(LoadError::Folder { path: path.to_owned(), detail })
+            Err(LoadError::Folder {
+                path: path.to_owned(),
+                detail,
+            })
         }
         several => {
-            let names: Vec<String> = several.iter().map(|file| file.display().to_string()).collect();
-            let detail = format!("it has {} GGUF files, name one of them: {}", several.len(), names.join(", "));
-            Err(LoadError::Folder { path: path.to_owned(), detail })
+            let names: Vec<String> = several
+                .iter()
+                .map(|file| file.display().to_string())
+                .collect();
+            let detail = format!(
+                "it has {} GGUF files, name one of them: {}",
+                several.len(),
+                names.join(", ")
+            );
+            Err(LoadError::Folder {
+                path: path.to_owned(),
+                detail,
+            })
         }
     }
 }
 
 /// Compares the files with the manifest, where there is one.
 fn check_manifest(folder: &Path) -> Result<(), LoadError> {
-    let damaged =
-        |detail: String| LoadError::Damaged { path: folder.join(MANIFEST_NAME), detail };
+    let damaged = |detail: String| LoadError::Damaged {
+        path: folder.join(MANIFEST_NAME),
+        detail,
+    };
     match Manifest::load(folder).map_err(|error| damaged(error.to_string()))? {
-        Some(stored) => stored.manifest.check_sizes(folder).map_err(|error| damaged(error.to_string())),
+        Some(stored) => stored
+            .manifest
+            .check_sizes(folder)
+            .map_err(|error| damaged(error.to_string())),
         None => {
             tracing::warn!(folder = %folder.display(), "the folder has no {MANIFEST_NAME}; sizes are not checked");
             Ok(())
@@ -65,12 +86,18 @@ fn gguf_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
     let mut files = Vec::new();
     let mut folders = vec![(folder.to_owned(), 0)];
     while let Some((folder, depth)) = folders.pop() {
-        let open = |source| LoadError::Open { path: folder.clone(), source };
+        let open = |source| LoadError::Open {
+            path: folder.clone(),
+            source,
+        };
         for entry in std::fs::read_dir(&folder).map_err(open)? {
             let path = entry.map_err(open)?.path();
             if path.is_dir() && depth < 2 {
                 folders.push((path, depth + 1));
-            } else if path.extension().is_some_and(|extension| extension == "gguf") {
+            } else if path
+                .extension()
+                .is_some_and(|extension| extension == "gguf")
+            {
                 files.push(path);
             }
         }
@@ -83,10 +110,19 @@ fn open_gguf(path: &Path) -> Result<Opened, LoadError> {
     let file = GgufFile::open(path)?;
     let tokenizer = Tokenizer::from_gguf(&file)?;
     let template = match file.value("tokenizer.chat_template") {
-        Some(_) => Some(Template::new(file.text("tokenizer.chat_template")?, &tokenizer, path)?),
+        Some(_) => Some(Template::new(
+            file.text("tokenizer.chat_template")?,
+            &tokenizer,
+            path,
+        )?),
         None => None,
     };
-    Ok(Opened { tokenizer, template, main_type: file.main_type(), weights: Box::new(file) })
+    Ok(Opened {
+        tokenizer,
+        template,
+        main_type: file.main_type(),
+        weights: Box::new(file),
+    })
 }
 
 fn open_hub_files(folder: &Path) -> Result<Opened, LoadError> {
@@ -95,17 +131,30 @@ fn open_hub_files(folder: &Path) -> Result<Opened, LoadError> {
     let separate = folder.join("chat_template.jinja");
     let config = folder.join("tokenizer_config.json");
     let template = if separate.is_file() {
-        let text = std::fs::read_to_string(&separate)
-            .map_err(|source| LoadError::Open { path: separate.clone(), source })?;
+        let text = std::fs::read_to_string(&separate).map_err(|source| LoadError::Open {
+            path: separate.clone(),
+            source,
+        })?;
         Some(Template::new(&text, &tokenizer, &separate)?)
     } else {
-        match std::fs::read(&config).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok()) {
-            Some(json) => match json.get("chat_template").and_then(serde_json::Value::as_str) {
+        match std::fs::read(&config)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
+        {
+            Some(json) => match json
+                .get("chat_template")
+                .and_then(serde_json::Value::as_str)
+            {
                 Some(text) => Some(Template::new(text, &tokenizer, &config)?),
                 None => None,
             },
             None => None,
         }
     };
-    Ok(Opened { tokenizer, template, main_type: files.main_type(), weights: Box::new(files) })
+    Ok(Opened {
+        tokenizer,
+        template,
+        main_type: files.main_type(),
+        weights: Box::new(files),
+    })
 }

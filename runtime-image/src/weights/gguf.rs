@@ -27,24 +27,44 @@ impl GgufFile {
     /// # Errors
     /// When the file is no GGUF file, is cut short, or its header is damaged.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let open = |source| LoadError::Open { path: path.to_owned(), source };
-        let damaged = |detail: String| LoadError::Damaged { path: path.to_owned(), detail };
+        let open = |source| LoadError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let damaged = |detail: String| LoadError::Damaged {
+            path: path.to_owned(),
+            detail,
+        };
         let mut file = File::open(path).map_err(open)?;
         let size = file.metadata().map_err(open)?.len();
         let mut magic = [0; 4];
         if size < 24 || file.read_exact(&mut magic).is_err() {
-            return Err(damaged(format!("file has {size} bytes, a GGUF header needs at least 24")));
+            return Err(damaged(format!(
+                "file has {size} bytes, a GGUF header needs at least 24"
+            )));
         }
         if &magic != b"GGUF" {
-            return Err(damaged(format!("file starts with {:?}, a GGUF file starts with \"GGUF\"", Printable(&magic))));
+            return Err(damaged(format!(
+                "file starts with {:?}, a GGUF file starts with \"GGUF\"",
+                Printable(&magic)
+            )));
         }
         file.rewind().map_err(open)?;
-        let content = gguf_file::Content::read(&mut BufReader::with_capacity(1 << 20, &mut file)).map_err(|error| {
+        let content = gguf_file::Content::read(&mut BufReader::with_capacity(1 << 20, &mut file))
+            .map_err(|error| {
             let error = error.to_string();
             let first = error.lines().next().unwrap_or_default().to_owned();
-            damaged(format!("file has {size} bytes and its header cannot be read to the end: {first}"))
+            damaged(format!(
+                "file has {size} bytes and its header cannot be read to the end: {first}"
+            ))
         })?;
-        let mut gguf = Self { path: path.to_owned(), file, size, content, architecture: String::new() };
+        let mut gguf = Self {
+            path: path.to_owned(),
+            file,
+            size,
+            content,
+            architecture: String::new(),
+        };
         gguf.check_extents()?;
         gguf.architecture = gguf.text("general.architecture")?.to_owned();
         Ok(gguf)
@@ -52,32 +72,62 @@ impl GgufFile {
 
     /// Refuses a file that ends before its tensors do; names the first of them in file order.
     fn check_extents(&self) -> Result<(), LoadError> {
-        let in_order: BTreeMap<u64, &String> =
-            self.content.tensor_infos.iter().map(|(name, info)| (info.offset, name)).collect();
+        let in_order: BTreeMap<u64, &String> = self
+            .content
+            .tensor_infos
+            .iter()
+            .map(|(name, info)| (info.offset, name))
+            .collect();
         for name in in_order.values() {
             let info = &self.content.tensor_infos[*name];
-            let elements = info.shape.dims().iter().try_fold(1_u64, |all, size| all.checked_mul(*size as u64));
+            let elements = info
+                .shape
+                .dims()
+                .iter()
+                .try_fold(1_u64, |all, size| all.checked_mul(*size as u64));
             let bytes = elements.and_then(|elements| {
                 let block = info.ggml_dtype.block_size() as u64;
-                elements.is_multiple_of(block).then(|| elements / block * info.ggml_dtype.type_size() as u64)
+                elements
+                    .is_multiple_of(block)
+                    .then(|| elements / block * info.ggml_dtype.type_size() as u64)
             });
             let end = bytes
-                .and_then(|bytes| self.content.tensor_data_offset.checked_add(info.offset)?.checked_add(bytes))
-                .ok_or_else(|| self.tensor_error(name, format!("its shape {:?} makes no sense", info.shape)))?;
+                .and_then(|bytes| {
+                    self.content
+                        .tensor_data_offset
+                        .checked_add(info.offset)?
+                        .checked_add(bytes)
+                })
+                .ok_or_else(|| {
+                    self.tensor_error(name, format!("its shape {:?} makes no sense", info.shape))
+                })?;
             if end > self.size {
-                let detail = format!("file has {} bytes, tensor {name} needs {end}: the file is cut short", self.size);
-                return Err(LoadError::Damaged { path: self.path.clone(), detail });
+                let detail = format!(
+                    "file has {} bytes, tensor {name} needs {end}: the file is cut short",
+                    self.size
+                );
+                return Err(LoadError::Damaged {
+                    path: self.path.clone(),
+                    detail,
+                });
             }
         }
         Ok(())
     }
 
     fn tensor_error(&self, tensor: &str, detail: String) -> LoadError {
-        LoadError::Tensor { path: self.path.clone(), tensor: tensor.to_owned(), detail }
+        LoadError::Tensor {
+            path: self.path.clone(),
+            tensor: tensor.to_owned(),
+            detail,
+        }
     }
 
     fn description(&self, detail: String) -> LoadError {
-        LoadError::Description { path: self.path.clone(), detail }
+        LoadError::Description {
+            path: self.path.clone(),
+            detail,
+        }
     }
 
     /// The value of a key, if the file has it.
@@ -93,7 +143,9 @@ impl GgufFile {
     pub fn text(&self, key: &str) -> Result<&str, LoadError> {
         match self.value(key) {
             Some(gguf_file::Value::String(text)) => Ok(text),
-            Some(other) => Err(self.description(format!("{key} is {:?}, expected text", other.value_type()))),
+            Some(other) => {
+                Err(self.description(format!("{key} is {:?}, expected text", other.value_type())))
+            }
             None => Err(self.description(format!("key {key} is missing"))),
         }
     }
@@ -113,7 +165,10 @@ impl GgufFile {
             Some(Value::I32(value)) if *value >= 0 => u64::from(value.unsigned_abs()),
             Some(Value::I64(value)) if *value >= 0 => value.unsigned_abs(),
             Some(other) => {
-                return Err(self.description(format!("{key} is {:?}, expected a whole number", other.value_type())));
+                return Err(self.description(format!(
+                    "{key} is {:?}, expected a whole number",
+                    other.value_type()
+                )));
             }
         };
         Ok(Some(number))
@@ -122,13 +177,22 @@ impl GgufFile {
     fn size_of(&self, part: &str) -> Result<usize, LoadError> {
         let key = format!("{}.{part}", self.architecture);
         match self.whole(&key)? {
-            Some(value) => usize::try_from(value).map_err(|_| self.description(format!("{key} is {value}"))),
+            Some(value) => {
+                usize::try_from(value).map_err(|_| self.description(format!("{key} is {value}")))
+            }
             None => Err(self.description(format!("key {key} is missing"))),
         }
     }
 
     fn optional_size_of(&self, part: &str) -> Result<Option<usize>, LoadError> {
-        if self.value(&format!("{}.{part}", self.architecture)).is_some() { self.size_of(part).map(Some) } else { Ok(None) }
+        if self
+            .value(&format!("{}.{part}", self.architecture))
+            .is_some()
+        {
+            self.size_of(part).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     fn number_of(&self, part: &str) -> Result<Option<f32>, LoadError> {
@@ -138,7 +202,9 @@ impl GgufFile {
             None => Ok(None),
             Some(Value::F32(value)) if value.is_finite() => Ok(Some(*value)),
             Some(Value::F64(value)) if value.is_finite() => Ok(Some(*value as f32)),
-            Some(other) => Err(self.description(format!("{key} is {other:?}, expected a finite number"))),
+            Some(other) => {
+                Err(self.description(format!("{key} is {other:?}, expected a finite number")))
+            }
         }
     }
 
@@ -147,10 +213,15 @@ impl GgufFile {
     pub fn main_type(&self) -> String {
         let mut bytes: BTreeMap<String, usize> = BTreeMap::new();
         for info in self.content.tensor_infos.values() {
-            let size = info.shape.elem_count() / info.ggml_dtype.block_size() * info.ggml_dtype.type_size();
+            let size = info.shape.elem_count() / info.ggml_dtype.block_size()
+                * info.ggml_dtype.type_size();
             *bytes.entry(type_name(info.ggml_dtype)).or_default() += size;
         }
-        bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map(|(name, _)| name).unwrap_or_default()
+        bytes
+            .into_iter()
+            .max_by_key(|(_, bytes)| *bytes)
+            .map(|(name, _)| name)
+            .unwrap_or_default()
     }
 
     /// The bytes of a tensor, after its shape was compared.
@@ -160,24 +231,48 @@ impl GgufFile {
         };
         if info.shape.dims() != shape {
             let found = info.shape.dims();
-            return Err(self.tensor_error(name, format!("its shape is {found:?}, expected {shape:?}")));
+            return Err(
+                self.tensor_error(name, format!("its shape is {found:?}, expected {shape:?}"))
+            );
         }
-        let (kind, offset) = (info.ggml_dtype, self.content.tensor_data_offset + info.offset);
+        let (kind, offset) = (
+            info.ggml_dtype,
+            self.content.tensor_data_offset + info.offset,
+        );
         let mut bytes = vec![0; info.shape.elem_count() / kind.block_size() * kind.type_size()];
         self.file
             .seek(SeekFrom::Start(offset))
             .and_then(|_| self.file.read_exact(&mut bytes))
-            .map_err(|error| self.tensor_error(name, format!("{error} while reading {} bytes at {offset}", bytes.len())))?;
+            .map_err(|error| {
+                self.tensor_error(
+                    name,
+                    format!("{error} while reading {} bytes at {offset}", bytes.len()),
+                )
+            })?;
         Ok((kind, bytes))
     }
 
     /// Values as floats, by candle's reader for the types that are not repacked bit for bit.
-    fn dequantize(&self, name: &str, kind: GgmlDType, bytes: Vec<u8>, count: usize) -> Result<Vec<f32>, LoadError> {
+    fn dequantize(
+        &self,
+        name: &str,
+        kind: GgmlDType,
+        bytes: Vec<u8>,
+        count: usize,
+    ) -> Result<Vec<f32>, LoadError> {
         let read = || -> candle_core::Result<Vec<f32>> {
             let storage = QStorage::from_data(bytes.into(), &Device::Cpu, kind)?;
-            QTensor::new(storage, count)?.dequantize(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec1()
+            QTensor::new(storage, count)?
+                .dequantize(&Device::Cpu)?
+                .to_dtype(DType::F32)?
+                .to_vec1()
         };
-        read().map_err(|error| self.tensor_error(name, format!("cannot read type {}: {error}", type_name(kind))))
+        read().map_err(|error| {
+            self.tensor_error(
+                name,
+                format!("cannot read type {}: {error}", type_name(kind)),
+            )
+        })
     }
 }
 
@@ -194,23 +289,36 @@ impl Weights for GgufFile {
         if self.optional_size_of("expert_count")?.unwrap_or(0) > 0 {
             return Err(self.description("mixtures of experts are not supported".to_owned()));
         }
-        let (hidden, heads) = (self.size_of("embedding_length")?, self.size_of("attention.head_count")?);
+        let (hidden, heads) = (
+            self.size_of("embedding_length")?,
+            self.size_of("attention.head_count")?,
+        );
         let width = match self.optional_size_of("attention.key_length")? {
             Some(width) => width,
             None => hidden.checked_div(heads).unwrap_or(0),
         };
-        let rotated = self.optional_size_of("rope.dimension_count")?.unwrap_or(width);
+        let rotated = self
+            .optional_size_of("rope.dimension_count")?
+            .unwrap_or(width);
         if rotated > width {
-            return Err(self.description(format!("{rotated} rotated numbers in heads of width {width}")));
+            return Err(self.description(format!(
+                "{rotated} rotated numbers in heads of width {width}"
+            )));
         }
         let key = format!("{}.rope.scaling.type", self.architecture);
         let scaling = match self.value(&key) {
             None => Scaling::None,
             Some(_) => match self.text(&key)? {
                 "none" => Scaling::None,
-                "linear" => Scaling::Linear { factor: self.number_of("rope.scaling.factor")?.unwrap_or(1.0).max(1.0) },
+                "linear" => Scaling::Linear {
+                    factor: self
+                        .number_of("rope.scaling.factor")?
+                        .unwrap_or(1.0)
+                        .max(1.0),
+                },
                 other => {
-                    return Err(self.description(format!("{key} is {other}; supported are none and linear")));
+                    return Err(self
+                        .description(format!("{key} is {other}; supported are none and linear")));
                 }
             },
         };
@@ -220,30 +328,42 @@ impl Weights for GgufFile {
             // Llama 3.1's scaling, computed by the converter: a divisor for each pair.
             let count = info.shape.elem_count();
             if count != frequencies.len() || info.ggml_dtype != GgmlDType::F32 {
-                return Err(self.tensor_error("rope_freqs.weight", format!("{count} divisors for {} pairs", frequencies.len())));
+                return Err(self.tensor_error(
+                    "rope_freqs.weight",
+                    format!("{count} divisors for {} pairs", frequencies.len()),
+                ));
             }
             let mut bytes = vec![0; count * 4];
             let mut file = &self.file;
-            file.seek(SeekFrom::Start(self.content.tensor_data_offset + info.offset))
-                .and_then(|_| file.read_exact(&mut bytes))
-                .map_err(|error| self.tensor_error("rope_freqs.weight", error.to_string()))?;
+            file.seek(SeekFrom::Start(
+                self.content.tensor_data_offset + info.offset,
+            ))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(|error| self.tensor_error("rope_freqs.weight", error.to_string()))?;
             for (frequency, divisor) in frequencies.iter_mut().zip(bytes.chunks_exact(4)) {
                 *frequency /= f32::from_le_bytes([divisor[0], divisor[1], divisor[2], divisor[3]]);
             }
         }
         let Some(embedding) = self.content.tensor_infos.get("token_embd.weight") else {
-            return Err(self.tensor_error("token_embd.weight", "the file has no such tensor".to_owned()));
+            return Err(self.tensor_error(
+                "token_embd.weight",
+                "the file has no such tensor".to_owned(),
+            ));
         };
         let shape = LlamaShape {
             layers: self.size_of("block_count")?,
             hidden,
             heads,
-            key_heads: self.optional_size_of("attention.head_count_kv")?.unwrap_or(heads),
+            key_heads: self
+                .optional_size_of("attention.head_count_kv")?
+                .unwrap_or(heads),
             width,
             inner: self.size_of("feed_forward_length")?,
             vocabulary: embedding.shape.dims().first().copied().unwrap_or(0),
             context_length: self.size_of("context_length")?,
-            epsilon: self.number_of("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
+            epsilon: self
+                .number_of("attention.layer_norm_rms_epsilon")?
+                .unwrap_or(1e-5),
             frequencies,
             neighbours: true,
         };
@@ -263,17 +383,23 @@ impl Weights for GgufFile {
             GgmlDType::Q4_1 => Some(Blocks::Q4_1),
             _ => None,
         };
-        if std::env::var("DEBUG_FLOAT").is_err() && let Some(blocks) = blocks {
+        if std::env::var("DEBUG_FLOAT").is_err()
+            && let Some(blocks) = blocks
+        {
             return if columns.is_multiple_of(BLOCK) {
                 Ok(Matrix::from_blocks(rows, columns, &bytes, blocks))
             } else {
-                Err(self.tensor_error(name, format!("{columns} columns are no multiple of {BLOCK}")))
+                Err(self.tensor_error(
+                    name,
+                    format!("{columns} columns are no multiple of {BLOCK}"),
+                ))
             };
         }
         let values = self.dequantize(name, kind, bytes, rows * columns)?;
         Ok(match kind {
-            GgmlDType::Q4_1 | GgmlDType::Q8_0 |
-            GgmlDType::F32 => Matrix::from_floats(rows, columns, &values, Float::F32),
+            GgmlDType::Q4_1 | GgmlDType::Q8_0 | GgmlDType::F32 => {
+                Matrix::from_floats(rows, columns, &values, Float::F32)
+            }
             GgmlDType::F16 => Matrix::from_floats(rows, columns, &values, Float::F16),
             GgmlDType::BF16 => Matrix::from_floats(rows, columns, &values, Float::Bf16),
             _ if columns.is_multiple_of(BLOCK) => Matrix::quantize(rows, columns, &values),

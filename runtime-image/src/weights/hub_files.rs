@@ -71,19 +71,36 @@ impl HubFiles {
     /// When a file is missing, damaged or cut short.
     pub fn open(folder: &Path) -> Result<Self, LoadError> {
         let config_path = folder.join("config.json");
-        let text = std::fs::read(&config_path).map_err(|source| LoadError::Open { path: config_path.clone(), source })?;
-        let config: Config = serde_json::from_slice(&text)
-            .map_err(|error| LoadError::Description { path: config_path.clone(), detail: error.to_string() })?;
-        let open_folder = |source| LoadError::Open { path: folder.to_owned(), source };
+        let text = std::fs::read(&config_path).map_err(|source| LoadError::Open {
+            path: config_path.clone(),
+            source,
+        })?;
+        let config: Config =
+            serde_json::from_slice(&text).map_err(|error| LoadError::Description {
+                path: config_path.clone(),
+                detail: error.to_string(),
+            })?;
+        let open_folder = |source| LoadError::Open {
+            path: folder.to_owned(),
+            source,
+        };
         let mut paths = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(open_folder)? {
             let path = entry.map_err(open_folder)?.path();
-            if path.extension().is_some_and(|extension| extension == "safetensors") {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "safetensors")
+            {
                 paths.push(path);
             }
         }
         paths.sort();
-        let mut hub = Self { config_path, config, files: Vec::new(), tensors: HashMap::new() };
+        let mut hub = Self {
+            config_path,
+            config,
+            files: Vec::new(),
+            tensors: HashMap::new(),
+        };
         for path in paths {
             hub.add(path)?;
         }
@@ -91,28 +108,40 @@ impl HubFiles {
     }
 
     fn add(&mut self, path: PathBuf) -> Result<(), LoadError> {
-        let open = |source| LoadError::Open { path: path.clone(), source };
-        let damaged = |detail: String| LoadError::Damaged { path: path.clone(), detail };
+        let open = |source| LoadError::Open {
+            path: path.clone(),
+            source,
+        };
+        let damaged = |detail: String| LoadError::Damaged {
+            path: path.clone(),
+            detail,
+        };
         let mut file = File::open(&path).map_err(open)?;
         let size = file.metadata().map_err(open)?.len();
         let mut length = [0; 8];
-        file.read_exact(&mut length).map_err(|_| damaged(format!("file has {size} bytes, a header needs at least 8")))?;
+        file.read_exact(&mut length)
+            .map_err(|_| damaged(format!("file has {size} bytes, a header needs at least 8")))?;
         let length = u64::from_le_bytes(length);
         if length > LARGEST_HEADER || length + 8 > size {
-            return Err(damaged(format!("file has {size} bytes, its header says it has {length}")));
+            return Err(damaged(format!(
+                "file has {size} bytes, its header says it has {length}"
+            )));
         }
         // The header's own checks want the whole file; the sizes are compared with the file's below.
         let mut header = vec![0; length as usize];
         file.read_exact(&mut header).map_err(open)?;
         let mut whole = length.to_le_bytes().to_vec();
         whole.extend_from_slice(&header);
-        let (_, metadata) = SafeTensors::read_metadata(&whole).map_err(|error| damaged(format!("its header is damaged: {error}")))?;
+        let (_, metadata) = SafeTensors::read_metadata(&whole)
+            .map_err(|error| damaged(format!("its header is damaged: {error}")))?;
         let index = self.files.len();
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
             let last = 8 + length + end as u64;
             if last > size {
-                return Err(damaged(format!("file has {size} bytes, tensor {name} needs {last}: the file is cut short")));
+                return Err(damaged(format!(
+                    "file has {size} bytes, tensor {name} needs {last}: the file is cut short"
+                )));
             }
             self.tensors.insert(
                 name,
@@ -132,19 +161,33 @@ impl HubFiles {
     /// The type that the first matrix has.
     #[must_use]
     pub fn main_type(&self) -> String {
-        self.tensors.values().max_by_key(|place| place.bytes).map(|place| format!("{:?}", place.kind)).unwrap_or_default()
+        self.tensors
+            .values()
+            .max_by_key(|place| place.bytes)
+            .map(|place| format!("{:?}", place.kind))
+            .unwrap_or_default()
     }
 
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<(Dtype, Vec<f32>), LoadError> {
         let name = hub_name(name);
         let first = self.config_path.clone();
-        let error = |path: &Path, detail: String| LoadError::Tensor { path: path.to_owned(), tensor: name.clone(), detail };
+        let error = |path: &Path, detail: String| LoadError::Tensor {
+            path: path.to_owned(),
+            tensor: name.clone(),
+            detail,
+        };
         let Some(place) = self.tensors.get(&name) else {
-            return Err(error(&first, "none of the safetensors files beside it has such a tensor".to_owned()));
+            return Err(error(
+                &first,
+                "none of the safetensors files beside it has such a tensor".to_owned(),
+            ));
         };
         let (path, file) = &mut self.files[place.file];
         if place.shape != shape {
-            return Err(error(path, format!("its shape is {:?}, expected {shape:?}", place.shape)));
+            return Err(error(
+                path,
+                format!("its shape is {:?}, expected {shape:?}", place.shape),
+            ));
         }
         let mut bytes = vec![0; place.bytes];
         file.seek(SeekFrom::Start(place.start))
@@ -152,10 +195,22 @@ impl HubFiles {
             .map_err(|source| error(path, source.to_string()))?;
         let halves = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
         let values: Vec<f32> = match place.kind {
-            Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F16 => halves().map(|pair| f16::from_le_bytes(pair).to_f32()).collect(),
-            Dtype::BF16 => halves().map(|pair| bf16::from_le_bytes(pair).to_f32()).collect(),
-            other => return Err(error(path, format!("type {other:?} is not supported; supported are F32, F16, BF16"))),
+            Dtype::F32 => bytes
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect(),
+            Dtype::F16 => halves()
+                .map(|pair| f16::from_le_bytes(pair).to_f32())
+                .collect(),
+            Dtype::BF16 => halves()
+                .map(|pair| bf16::from_le_bytes(pair).to_f32())
+                .collect(),
+            other => {
+                return Err(error(
+                    path,
+                    format!("type {other:?} is not supported; supported are F32, F16, BF16"),
+                ));
+            }
         };
         Ok((place.kind, values))
     }
@@ -171,23 +226,44 @@ impl Weights for HubFiles {
     }
 
     fn llama_shape(&self) -> Result<LlamaShape, LoadError> {
-        let Config { hidden_size: hidden, num_attention_heads: heads, .. } = self.config;
+        let Config {
+            hidden_size: hidden,
+            num_attention_heads: heads,
+            ..
+        } = self.config;
         let config = &self.config;
-        let width = config.head_dim.unwrap_or(hidden.checked_div(heads).unwrap_or(0));
-        let rope = config.rope_parameters.as_ref().or(config.rope_scaling.as_ref());
-        let base = rope.and_then(|rope| rope.rope_theta).or(config.rope_theta).unwrap_or(10_000.0);
-        let fail = |detail: String| LoadError::Description { path: self.config_path.clone(), detail };
+        let width = config
+            .head_dim
+            .unwrap_or(hidden.checked_div(heads).unwrap_or(0));
+        let rope = config
+            .rope_parameters
+            .as_ref()
+            .or(config.rope_scaling.as_ref());
+        let base = rope
+            .and_then(|rope| rope.rope_theta)
+            .or(config.rope_theta)
+            .unwrap_or(10_000.0);
+        let fail = |detail: String| LoadError::Description {
+            path: self.config_path.clone(),
+            detail,
+        };
         let scaling = match rope.and_then(|rope| Some((rope, rope.rope_type.as_deref()?))) {
             None | Some((_, "default")) => Scaling::None,
-            Some((rope, "linear")) => Scaling::Linear { factor: rope.factor.unwrap_or(1.0) },
+            Some((rope, "linear")) => Scaling::Linear {
+                factor: rope.factor.unwrap_or(1.0),
+            },
             Some((rope, "llama3")) => Scaling::Llama3 {
-                factor: rope.factor.ok_or_else(|| fail("llama3 rope without factor".to_owned()))?,
+                factor: rope
+                    .factor
+                    .ok_or_else(|| fail("llama3 rope without factor".to_owned()))?,
                 low: rope.low_freq_factor.unwrap_or(1.0),
                 high: rope.high_freq_factor.unwrap_or(4.0),
                 original: rope.original_max_position_embeddings.unwrap_or(8192.0),
             },
             Some((_, other)) => {
-                return Err(fail(format!("rope type {other} is not supported; supported are default, linear, llama3")));
+                return Err(fail(format!(
+                    "rope type {other} is not supported; supported are default, linear, llama3"
+                )));
             }
         };
         let shape = LlamaShape {
@@ -209,7 +285,8 @@ impl Weights for HubFiles {
 
     fn has(&self, name: &str) -> bool {
         // Some tied checkpoints carry a copy of the embedding as head; the configuration decides.
-        (name != "output.weight" || !self.config.tie_word_embeddings) && self.tensors.contains_key(&hub_name(name))
+        (name != "output.weight" || !self.config.tie_word_embeddings)
+            && self.tensors.contains_key(&hub_name(name))
     }
 
     fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, LoadError> {
@@ -236,7 +313,11 @@ fn hub_name(name: &str) -> String {
         _ => {}
     }
     let mut parts = name.splitn(3, '.');
-    let (_, index, rest) = (parts.next(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let (_, index, rest) = (
+        parts.next(),
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    );
     let (part, kind) = rest.rsplit_once('.').unwrap_or((rest, ""));
     let part = match part {
         "attn_norm" => "input_layernorm",

@@ -32,7 +32,12 @@ pub fn frequencies(rotated: usize, base: f32, scaling: Scaling) -> Vec<f32> {
             match scaling {
                 Scaling::None => plain,
                 Scaling::Linear { factor } => plain / factor,
-                Scaling::Llama3 { factor, low, high, original } => {
+                Scaling::Llama3 {
+                    factor,
+                    low,
+                    high,
+                    original,
+                } => {
                     let wavelength = 2.0 * std::f32::consts::PI / plain;
                     if wavelength > original / low {
                         plain / factor
@@ -54,7 +59,12 @@ mod tests {
 
     #[test]
     fn llama3_keeps_fast_pairs_and_slows_slow_ones() {
-        let scaling = Scaling::Llama3 { factor: 32.0, low: 1.0, high: 4.0, original: 8192.0 };
+        let scaling = Scaling::Llama3 {
+            factor: 32.0,
+            low: 1.0,
+            high: 4.0,
+            original: 8192.0,
+        };
         let plain = frequencies(64, 500_000.0, Scaling::None);
         let scaled = frequencies(64, 500_000.0, scaling);
         assert_eq!(plain[0], scaled[0]);
