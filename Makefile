@@ -30,10 +30,10 @@ test: ## Everything: lints, unit and golden tests, chart, images, stories on a c
 ##@ The cluster
 
 cluster-up: ## A real Kubernetes on this machine; prints the kubeconfig's path (NAME=dev CLUSTER_FLAGS=…)
-	e2e/cluster/up --name $(NAME) $(CLUSTER_FLAGS)
+	e2e/cluster/cluster up --name $(NAME) $(CLUSTER_FLAGS)
 
 cluster-down: ## Ends it; leaves no process, mount, bridge, namespace or table behind
-	e2e/cluster/down --name $(NAME)
+	e2e/cluster/cluster down --name $(NAME)
 
 ##@ Images
 
