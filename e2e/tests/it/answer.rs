@@ -1,6 +1,7 @@
 //! Apply a ModelDeployment, get an answer.
 
 use anyhow::{Context, Result, ensure};
+use chandler_e2e::chat::QUESTION;
 use chandler_e2e::cluster::{CLAIM, DEPLOYMENT, JOB, MODEL_CACHE, POD, SERVICE, names};
 use chandler_e2e::model::{condition, describe};
 use chandler_e2e::python;
@@ -8,8 +9,6 @@ use chandler_e2e::story::{Company, story};
 use serde_json::Value;
 
 use crate::served::{SHARED, endpoint, served};
-
-const QUESTION: &str = "What is the capital of France?";
 
 #[test]
 fn an_applied_example_answers_that_the_capital_of_france_is_paris() {

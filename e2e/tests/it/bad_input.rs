@@ -1,6 +1,7 @@
 //! Bad input to the HTTP API, through the Service: a 4xx with OpenAI's error body, and the server lives on.
 
 use anyhow::ensure;
+use chandler_e2e::chat::QUESTION;
 use chandler_e2e::story::{Company, story};
 use serde_json::json;
 
@@ -80,9 +81,7 @@ fn bad_requests_are_refused_with_openai_s_error_body() {
         let wrong_method = endpoint.get("/chat/completions").await?;
         ensure!(wrong_method.status == 405, "{wrong_method:?}");
         ensure!(wrong_method.error().is_some(), "{wrong_method:?}");
-        let well = endpoint
-            .ask("smollm2", "What is the capital of France?")
-            .await?;
+        let well = endpoint.ask("smollm2", QUESTION).await?;
         ensure!(well.status == 200, "the server no longer answers: {well:?}");
         Ok(())
     });

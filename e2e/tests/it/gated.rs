@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use chandler_e2e::chat::QUESTION;
 use chandler_e2e::cluster::{MODEL_DEPLOYMENT, SECRET};
 use chandler_e2e::hub::Site;
 use chandler_e2e::model;
@@ -36,7 +37,7 @@ fn one_secret_and_one_deployment_are_enough_for_a_gated_repository() {
         let answer = story
             .endpoint(&ready)
             .await?
-            .ask("smollm2", "What is the capital of France?")
+            .ask("smollm2", QUESTION)
             .await?;
         ensure!(answer.text().contains("Paris"), "{answer:?}");
 

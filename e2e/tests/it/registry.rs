@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use chandler_e2e::chat::QUESTION;
 use chandler_e2e::cluster::{DEPLOYMENT, JOB, POD, SECRET, SERVICE};
 use chandler_e2e::forward::Forward;
 use chandler_e2e::images::Image;
@@ -97,11 +98,7 @@ async fn install_from_registry(story: &Story) -> Result<()> {
 async fn deploy_and_watch_images(story: &Story) -> Result<BTreeSet<(String, String)>> {
     story.deploy().await?;
     let ready = story.ready().await?;
-    let answer = story
-        .endpoint(&ready)
-        .await?
-        .ask(NAME, "What is the capital of France?")
-        .await?;
+    let answer = story.endpoint(&ready).await?.ask(NAME, QUESTION).await?;
     ensure!(answer.text().contains("Paris"), "{answer:?}");
     let cluster = &story.world.cluster;
     let mut templates: Vec<Value> = Vec::new();

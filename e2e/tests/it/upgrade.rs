@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use chandler_e2e::chat::QUESTION;
 use chandler_e2e::cluster::{MODEL_DEPLOYMENT, POD, names};
 use chandler_e2e::model::NAME;
 use chandler_e2e::operator;
@@ -69,7 +70,7 @@ fn helm_upgrade_and_uninstall_keep_the_objects_and_what_they_run() {
             uid(story).await? == object,
             "uninstalling removed the object"
         );
-        let answer = endpoint.ask(NAME, "What is the capital of France?").await?;
+        let answer = endpoint.ask(NAME, QUESTION).await?;
         ensure!(answer.text().contains("Paris"), "{answer:?}");
 
         operator::install(cluster, images).await?;
