@@ -111,11 +111,11 @@ fn every_child_is_there_once_and_runs_restricted() {
             count(CLAIM).await? == caches,
             "the claim is not named as its cache: {caches:?}"
         );
-        let jobs = count(JOB).await?;
-        ensure!(
-            jobs.iter().filter(|job| job.ends_with("-fetch")).count() == 1,
-            "{jobs:?}"
-        );
+        for component in ["resolve", "fetch"] {
+            let selector = format!("app.kubernetes.io/component={component}");
+            let jobs = names(&cluster.list(JOB, SHARED, &selector).await?);
+            ensure!(jobs.len() == 1, "{component}: {jobs:?}");
+        }
         for pod in cluster
             .list(POD, SHARED, "app.kubernetes.io/component=serve")
             .await?
