@@ -11,7 +11,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
-use kube::runtime::reflector::{Lookup, ObjectRef, Store};
+use kube::runtime::reflector::{ObjectRef, Store};
 
 use crate::api::{ModelCache, ModelCard, ModelDeployment};
 use crate::config::Config;
@@ -71,7 +71,7 @@ pub struct Stores {
 impl Stores {
     /// The children of an owner, by label.
     #[must_use]
-    pub fn children<K: Kind + Lookup<DynamicType = ()>>(
+    pub fn children<K: Kind>(
         &self,
         store: &Store<K>,
         namespace: &str,
@@ -91,7 +91,7 @@ impl Stores {
 
     /// One object of a namespace.
     #[must_use]
-    pub fn get<K: Kind + Lookup<DynamicType = ()>>(
+    pub fn get<K: Kind>(
         &self,
         store: &Store<K>,
         namespace: &str,

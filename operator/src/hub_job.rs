@@ -191,8 +191,9 @@ fn token_volume(token: &SecretKey) -> Volume {
             items: Some(vec![KeyToPath {
                 key: token.key.clone(),
                 path: "token".to_owned(),
-                mode: None,
+                ..KeyToPath::default()
             }]),
+            ..SecretVolumeSource::default()
         }),
         ..Volume::default()
     }

@@ -1,4 +1,31 @@
 //! The operator of Chandler: it turns one ModelDeployment into an endpoint that answers.
+//!
+//! Read in this order: `api` (what users write), `config`, `run` and `watches` (what wakes a reconcile),
+//! `model_deployment` and `model_cache` (the two drivers, one direction each), then what they share.
+//! Only `kubernetes` writes to the API server; `validate`, `progress`, `build` and `status` are plain functions.
 
 pub mod api;
+pub mod config;
 pub mod crd;
+
+pub mod context;
+pub mod run;
+pub mod watches;
+
+pub mod model_cache;
+pub mod model_deployment;
+
+pub mod answer;
+pub mod cards;
+pub mod child;
+pub mod conditions;
+pub mod digest;
+pub mod drift;
+pub mod hub_job;
+pub mod job_state;
+pub mod kubernetes;
+pub mod model_status;
+pub mod pod_health;
+pub mod probes;
+pub mod quantity;
+pub mod telemetry;

@@ -4,12 +4,16 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use chandler_operator::config::RunArgs;
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Turns ModelDeployments into endpoints that answer.
 #[derive(Parser)]
 #[command(version, about)]
 enum Command {
+    /// Run the operator until SIGTERM or SIGINT.
+    Run(Box<RunArgs>),
     /// Print the CustomResourceDefinitions, or write them into a folder.
     Crd {
         /// Folder that gets one file per kind.
@@ -23,8 +27,32 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
+        Command::Run(arguments) => run(*arguments),
         Command::Crd { out, docs } => crd(out, docs),
     }
+}
+
+fn run(arguments: RunArgs) -> anyhow::Result<()> {
+    chandler_operator::telemetry::start_logs(&arguments.log).context("failed to read --log")?;
+    let config = arguments.resolve()?;
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("failed to choose a TLS provider: one is installed already"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the async runtime")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+        let shutdown = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        Ok(chandler_operator::run::run(config, shutdown).await?)
+    })
 }
 
 fn crd(out: Option<PathBuf>, docs: bool) -> anyhow::Result<()> {

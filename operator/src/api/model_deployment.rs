@@ -1,5 +1,7 @@
 //! ModelDeployment: a model that answers.
 
+#![expect(unreachable_pub, reason = "KubeSchema expands to a public type inside a function")]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;

@@ -1,5 +1,7 @@
 //! Volumes for weights.
 
+#![expect(unreachable_pub, reason = "KubeSchema expands to a public type inside a function")]
+
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt;
-use kube::runtime::reflector::{Lookup, ObjectRef, Store};
+use kube::runtime::reflector::{ObjectRef, Store};
 use serde::Deserialize;
 
 use crate::api::{ModelCache, ModelCard, ModelDeployment};
@@ -88,7 +88,7 @@ async fn own<K>(
 where
     K: Kind
         + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>
-        + Lookup<DynamicType = ()>,
+       ,
 {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let uid = object.uid().unwrap_or_default();
