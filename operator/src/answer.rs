@@ -67,12 +67,23 @@ impl Answer {
     /// Reads a termination message. With logs as fallback the answer may be the last of several lines.
     #[must_use]
     pub fn parse(message: &str) -> Option<Self> {
-        let answer = message.lines().rev().find_map(|line| serde_json::from_str(line.trim()).ok())?;
+        let answer = message
+            .lines()
+            .rev()
+            .find_map(|line| serde_json::from_str(line.trim()).ok())?;
         match answer {
-            Self::Resolved(Resolved { ref commit, bytes, files, .. })
-            | Self::Fetched(Fetched { ref commit, bytes, files, .. }) => {
-                (is_commit(commit) && bytes >= 0 && files >= 0).then_some(answer)
-            }
+            Self::Resolved(Resolved {
+                ref commit,
+                bytes,
+                files,
+                ..
+            })
+            | Self::Fetched(Fetched {
+                ref commit,
+                bytes,
+                files,
+                ..
+            }) => (is_commit(commit) && bytes >= 0 && files >= 0).then_some(answer),
             Self::Failed(_) => Some(answer),
         }
     }
@@ -95,7 +106,9 @@ impl Failure {
 #[must_use]
 pub fn is_commit(revision: &str) -> bool {
     revision.len() == 40
-        && revision.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+        && revision
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 #[cfg(test)]
@@ -109,10 +122,15 @@ mod tests {
         let line = format!(
             r#"{{"outcome":"Resolved","id":"a/b","commit":"{COMMIT}","files":1,"bytes":98362432,"architecture":"llama","supported":true}}"#
         );
-        let Some(Answer::Resolved(resolved)) = Answer::parse(&line) else { panic!("{line}") };
+        let Some(Answer::Resolved(resolved)) = Answer::parse(&line) else {
+            panic!("{line}")
+        };
         assert_eq!(resolved.bytes, 98_362_432);
-        let line = r#"{"outcome":"Failed","reason":"NotFoundOnHub","message":"m","retryAfterSeconds":30}"#;
-        let Some(Answer::Failed(failure)) = Answer::parse(line) else { panic!("{line}") };
+        let line =
+            r#"{"outcome":"Failed","reason":"NotFoundOnHub","message":"m","retryAfterSeconds":30}"#;
+        let Some(Answer::Failed(failure)) = Answer::parse(line) else {
+            panic!("{line}")
+        };
         assert_eq!(failure.verdict().0, Reason::NotFoundOnHub);
     }
 
@@ -124,7 +142,9 @@ mod tests {
         assert!(matches!(Answer::parse(&log), Some(Answer::Fetched(_))));
         assert_eq!(Answer::parse("panicked at"), None);
         assert_eq!(
-            Answer::parse(r#"{"outcome":"Resolved","id":"a/b","commit":"main","files":1,"bytes":1}"#),
+            Answer::parse(
+                r#"{"outcome":"Resolved","id":"a/b","commit":"main","files":1,"bytes":1}"#
+            ),
             None
         );
     }

@@ -57,7 +57,10 @@ pub enum Family {
 pub fn labels(family: Family, owner: &str, component: &str) -> BTreeMap<String, String> {
     let mut labels = identity(family, owner, component);
     labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
-    labels.insert("app.kubernetes.io/name".to_owned(), "chandler-runtime".to_owned());
+    labels.insert(
+        "app.kubernetes.io/name".to_owned(),
+        "chandler-runtime".to_owned(),
+    );
     labels.insert("app.kubernetes.io/instance".to_owned(), owner.to_owned());
     labels
 }
@@ -165,7 +168,10 @@ pub fn restricted_pod(
         runtime_class_name: shape.runtime_class.clone(),
         scheduler_name: shape.scheduler.clone(),
         image_pull_secrets: some(
-            pull_secrets.into_iter().map(|name| LocalObjectReference { name }).collect(),
+            pull_secrets
+                .into_iter()
+                .map(|name| LocalObjectReference { name })
+                .collect(),
         ),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
@@ -239,20 +245,26 @@ pub fn resources(
     limits: &[(&str, String)],
 ) -> ResourceRequirements {
     let said = |map: &BTreeMap<String, api::QuantityText>| -> BTreeMap<String, Quantity> {
-        map.iter().map(|(name, amount)| (name.clone(), Quantity(amount.0.clone()))).collect()
+        map.iter()
+            .map(|(name, amount)| (name.clone(), Quantity(amount.0.clone())))
+            .collect()
     };
     let user = user.cloned().unwrap_or_default();
     let (mut requested, mut limited) = (said(&user.requests), said(&user.limits));
     let value = |quantity: &Quantity| crate::quantity::parse(&quantity.0).unwrap_or(f64::MAX);
     for (name, amount) in limits {
         let default = Quantity(amount.clone());
-        let asked = requested.get(*name).filter(|asked| value(asked) > value(&default));
+        let asked = requested
+            .get(*name)
+            .filter(|asked| value(asked) > value(&default));
         let entry = asked.cloned().unwrap_or(default);
         limited.entry((*name).to_owned()).or_insert(entry);
     }
     for (name, amount) in requests {
         let default = Quantity(amount.clone());
-        let cap = limited.get(*name).filter(|cap| value(cap) < value(&default));
+        let cap = limited
+            .get(*name)
+            .filter(|cap| value(cap) < value(&default));
         let entry = cap.cloned().unwrap_or(default);
         requested.entry((*name).to_owned()).or_insert(entry);
     }
@@ -295,21 +307,39 @@ mod tests {
     use super::*;
 
     fn text(map: Option<BTreeMap<String, Quantity>>) -> Vec<(String, String)> {
-        map.unwrap_or_default().into_iter().map(|(name, amount)| (name, amount.0)).collect()
+        map.unwrap_or_default()
+            .into_iter()
+            .map(|(name, amount)| (name, amount.0))
+            .collect()
     }
 
     #[test]
     fn defaults_give_way_to_what_the_user_said() {
         let user: Resources =
             serde_json::from_value(serde_json::json!({"limits": {"memory": "1Gi"}})).unwrap();
-        let merged =
-            resources(Some(&user), &[("memory", "2Gi".to_owned())], &[("memory", "4Gi".to_owned())]);
-        assert_eq!(text(merged.limits), [("memory".to_owned(), "1Gi".to_owned())]);
-        assert_eq!(text(merged.requests), [("memory".to_owned(), "1Gi".to_owned())]);
+        let merged = resources(
+            Some(&user),
+            &[("memory", "2Gi".to_owned())],
+            &[("memory", "4Gi".to_owned())],
+        );
+        assert_eq!(
+            text(merged.limits),
+            [("memory".to_owned(), "1Gi".to_owned())]
+        );
+        assert_eq!(
+            text(merged.requests),
+            [("memory".to_owned(), "1Gi".to_owned())]
+        );
         let user: Resources =
             serde_json::from_value(serde_json::json!({"requests": {"memory": "8Gi"}})).unwrap();
-        let merged =
-            resources(Some(&user), &[("memory", "2Gi".to_owned())], &[("memory", "4Gi".to_owned())]);
-        assert_eq!(text(merged.limits), [("memory".to_owned(), "8Gi".to_owned())]);
+        let merged = resources(
+            Some(&user),
+            &[("memory", "2Gi".to_owned())],
+            &[("memory", "4Gi".to_owned())],
+        );
+        assert_eq!(
+            text(merged.limits),
+            [("memory".to_owned(), "8Gi".to_owned())]
+        );
     }
 }

@@ -46,19 +46,31 @@ impl Verdict {
     /// It holds.
     #[must_use]
     pub fn yes(reason: Reason, message: impl Into<String>) -> Self {
-        Self { holds: Holds::Yes, reason, message: message.into() }
+        Self {
+            holds: Holds::Yes,
+            reason,
+            message: message.into(),
+        }
     }
 
     /// It does not hold.
     #[must_use]
     pub fn no(reason: Reason, message: impl Into<String>) -> Self {
-        Self { holds: Holds::No, reason, message: message.into() }
+        Self {
+            holds: Holds::No,
+            reason,
+            message: message.into(),
+        }
     }
 
     /// Nobody can say before something else is done.
     #[must_use]
     pub fn waiting(message: impl Into<String>) -> Self {
-        Self { holds: Holds::Unknown, reason: Reason::Waiting, message: message.into() }
+        Self {
+            holds: Holds::Unknown,
+            reason: Reason::Waiting,
+            message: message.into(),
+        }
     }
 }
 
@@ -73,10 +85,15 @@ pub fn merge(
     verdicts
         .into_iter()
         .map(|(kind, verdict)| {
-            let before = old.iter().find(|condition| condition.type_ == kind.as_str());
+            let before = old
+                .iter()
+                .find(|condition| condition.type_ == kind.as_str());
             let last_transition_time = before
                 .filter(|condition| condition.status == verdict.holds.as_str())
-                .map_or_else(|| Time(now), |condition| condition.last_transition_time.clone());
+                .map_or_else(
+                    || Time(now),
+                    |condition| condition.last_transition_time.clone(),
+                );
             Condition {
                 type_: kind.as_str().to_owned(),
                 status: verdict.holds.as_str().to_owned(),
@@ -93,7 +110,10 @@ pub fn merge(
 #[must_use]
 pub fn shortened(mut text: String, most: usize) -> String {
     if text.len() > most {
-        let at = (0..=most.saturating_sub(3)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        let at = (0..=most.saturating_sub(3))
+            .rev()
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(0);
         text.truncate(at);
         text.push('…');
     }
@@ -103,7 +123,9 @@ pub fn shortened(mut text: String, most: usize) -> String {
 /// A condition of a list.
 #[must_use]
 pub fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
-    conditions.iter().find(|condition| condition.type_ == kind.as_str())
+    conditions
+        .iter()
+        .find(|condition| condition.type_ == kind.as_str())
 }
 
 /// Something that a person should hear about: a condition has changed.
@@ -121,15 +143,24 @@ pub struct Transition {
 
 /// The changes of `kinds` between two lists; the same reason is told once.
 #[must_use]
-pub fn transitions(old: &[Condition], new: &[Condition], kinds: &[ConditionType]) -> Vec<Transition> {
+pub fn transitions(
+    old: &[Condition],
+    new: &[Condition],
+    kinds: &[ConditionType],
+) -> Vec<Transition> {
     let mut told: Vec<Transition> = Vec::new();
     for kind in kinds {
-        let Some(now) = find(new, *kind) else { continue };
+        let Some(now) = find(new, *kind) else {
+            continue;
+        };
         let before = find(old, *kind).map(|condition| (&condition.status, &condition.reason));
         if before == Some((&now.status, &now.reason)) || now.status == "Unknown" {
             continue;
         }
-        if told.iter().any(|transition| transition.reason == now.reason && transition.message == now.message) {
+        if told
+            .iter()
+            .any(|transition| transition.reason == now.reason && transition.message == now.message)
+        {
             continue;
         }
         told.push(Transition {
@@ -169,9 +200,19 @@ mod tests {
     fn transition_time_moves_with_the_status_word_only() {
         let ready = |verdict| vec![(ConditionType::Ready, verdict)];
         let first = merge(&[], ready(Verdict::no(Reason::Fetching, "1 %")), 1, at(10));
-        let second = merge(&first, ready(Verdict::no(Reason::Starting, "2 %")), 1, at(20));
+        let second = merge(
+            &first,
+            ready(Verdict::no(Reason::Starting, "2 %")),
+            1,
+            at(20),
+        );
         assert_eq!(second[0].last_transition_time.0, at(10));
-        let third = merge(&second, ready(Verdict::yes(Reason::AllReplicasReady, "")), 1, at(30));
+        let third = merge(
+            &second,
+            ready(Verdict::yes(Reason::AllReplicasReady, "")),
+            1,
+            at(30),
+        );
         assert_eq!(third[0].last_transition_time.0, at(30));
     }
 

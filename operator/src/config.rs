@@ -15,7 +15,12 @@ use crate::api::{Hub, PullPolicy};
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// Namespace that the operator itself runs in; it is named in logs and metrics.
-    #[arg(long, env = "CHANDLER_NAMESPACE", default_value = "chandler-system", value_name = "NAMESPACE")]
+    #[arg(
+        long,
+        env = "CHANDLER_NAMESPACE",
+        default_value = "chandler-system",
+        value_name = "NAMESPACE"
+    )]
     pub namespace: String,
 
     /// Serve only this namespace instead of all.
@@ -27,15 +32,30 @@ pub struct RunArgs {
     pub runtime_image: String,
 
     /// When the kubelet pulls that image: Always, IfNotPresent or Never.
-    #[arg(long, env = "CHANDLER_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_name = "POLICY")]
+    #[arg(
+        long,
+        env = "CHANDLER_IMAGE_PULL_POLICY",
+        default_value = "IfNotPresent",
+        value_name = "POLICY"
+    )]
     pub image_pull_policy: String,
 
     /// Secret with a registry login, in the namespace of each ModelDeployment. Repeatable.
-    #[arg(long, env = "CHANDLER_IMAGE_PULL_SECRET", value_delimiter = ',', value_name = "NAME")]
+    #[arg(
+        long,
+        env = "CHANDLER_IMAGE_PULL_SECRET",
+        value_delimiter = ',',
+        value_name = "NAME"
+    )]
     pub image_pull_secret: Vec<String>,
 
     /// Address of a hub, such as huggingface=https://huggingface.co. Repeatable.
-    #[arg(long, env = "CHANDLER_HUB_ENDPOINT", value_delimiter = ',', value_name = "HUB=URL")]
+    #[arg(
+        long,
+        env = "CHANDLER_HUB_ENDPOINT",
+        value_delimiter = ',',
+        value_name = "HUB=URL"
+    )]
     pub hub_endpoint: Vec<String>,
 
     /// Proxy of the Jobs for plain HTTP.
@@ -55,7 +75,12 @@ pub struct RunArgs {
     pub ca_bundle_file: Option<PathBuf>,
 
     /// Group that owns the files of volumes, or `none` where the cluster assigns one (OpenShift).
-    #[arg(long, env = "CHANDLER_FS_GROUP", default_value = "65532", value_name = "N|none")]
+    #[arg(
+        long,
+        env = "CHANDLER_FS_GROUP",
+        default_value = "65532",
+        value_name = "N|none"
+    )]
     pub fs_group: String,
 
     /// Whether to apply the built-in ModelCards at start.
@@ -63,11 +88,21 @@ pub struct RunArgs {
     pub builtin_cards: bool,
 
     /// Address of /healthz, /readyz and /metrics.
-    #[arg(long, env = "CHANDLER_LISTEN_PROBES", default_value = "0.0.0.0:8081", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "CHANDLER_LISTEN_PROBES",
+        default_value = "0.0.0.0:8081",
+        value_name = "ADDRESS"
+    )]
     pub listen_probes: SocketAddr,
 
     /// Which log lines to write, such as `info` or `chandler_operator=debug,kube=warn`.
-    #[arg(long, env = "CHANDLER_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "CHANDLER_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
     pub log: String,
 }
 
@@ -190,7 +225,10 @@ impl RunArgs {
                 job_env.push((name.to_owned(), value));
             }
         }
-        if let Some(path) = self.ca_bundle_file.filter(|path| !path.as_os_str().is_empty()) {
+        if let Some(path) = self
+            .ca_bundle_file
+            .filter(|path| !path.as_os_str().is_empty())
+        {
             job_env.push(("CHANDLER_CA_BUNDLE".to_owned(), ca_bundle(path)?));
         }
         Ok(Config {
@@ -199,7 +237,11 @@ impl RunArgs {
             pods: PodDefaults {
                 image: self.runtime_image,
                 pull_policy,
-                pull_secrets: self.image_pull_secret.into_iter().filter(|n| !n.is_empty()).collect(),
+                pull_secrets: self
+                    .image_pull_secret
+                    .into_iter()
+                    .filter(|n| !n.is_empty())
+                    .collect(),
                 endpoints,
                 job_env,
                 fs_group,
@@ -215,9 +257,12 @@ fn endpoints(typed: &[String]) -> Result<BTreeMap<Hub, String>, ConfigError> {
     let mut endpoints = default_endpoints();
     for entry in typed.iter().filter(|entry| !entry.is_empty()) {
         let parsed = entry.split_once('=').and_then(|(name, url)| {
-            let hub = Hub::ALL.into_iter().find(|hub| hub.as_str() == name.trim())?;
+            let hub = Hub::ALL
+                .into_iter()
+                .find(|hub| hub.as_str() == name.trim())?;
             let url = url.trim().trim_end_matches('/');
-            (url.starts_with("https://") || url.starts_with("http://")).then(|| (hub, url.to_owned()))
+            (url.starts_with("https://") || url.starts_with("http://"))
+                .then(|| (hub, url.to_owned()))
         });
         let (hub, url) = parsed.ok_or_else(|| bad("hub-endpoint", entry, HINT))?;
         endpoints.insert(hub, url);
@@ -241,7 +286,11 @@ fn ca_bundle(path: PathBuf) -> Result<String, ConfigError> {
 }
 
 fn bad(flag: &'static str, value: &str, hint: &'static str) -> ConfigError {
-    ConfigError::Value { flag, value: value.to_owned(), hint }
+    ConfigError::Value {
+        flag,
+        value: value.to_owned(),
+        hint,
+    }
 }
 
 #[cfg(test)]
@@ -263,7 +312,10 @@ mod tests {
     #[test]
     fn no_flag_means_the_public_hubs_and_a_group() {
         let config = parse(&[]).unwrap();
-        assert_eq!(config.pods.endpoints[&Hub::Huggingface], "https://huggingface.co");
+        assert_eq!(
+            config.pods.endpoints[&Hub::Huggingface],
+            "https://huggingface.co"
+        );
         assert_eq!(config.pods.fs_group, Some(65_532));
         assert!(config.builtin_cards);
     }
@@ -278,12 +330,18 @@ mod tests {
             "--https-proxy=http://proxy.test:3128",
         ])
         .unwrap();
-        assert_eq!(config.pods.endpoints[&Hub::Huggingface], "http://hub.test:80");
+        assert_eq!(
+            config.pods.endpoints[&Hub::Huggingface],
+            "http://hub.test:80"
+        );
         assert_eq!(config.pods.fs_group, None);
         assert_eq!(config.pods.pull_secrets, ["a", "b"]);
         assert_eq!(
             config.pods.job_env,
-            [("HTTPS_PROXY".to_owned(), "http://proxy.test:3128".to_owned())]
+            [(
+                "HTTPS_PROXY".to_owned(),
+                "http://proxy.test:3128".to_owned()
+            )]
         );
         assert!(!config.builtin_cards);
     }
@@ -291,10 +349,19 @@ mod tests {
     #[test]
     fn unusable_values_name_the_flag_and_what_is_possible() {
         for (flag, words) in [
-            ("--hub-endpoint=elsewhere=http://x", "--hub-endpoint is \"elsewhere=http://x\": use HUB=URL"),
+            (
+                "--hub-endpoint=elsewhere=http://x",
+                "--hub-endpoint is \"elsewhere=http://x\": use HUB=URL",
+            ),
             ("--fs-group=0", "--fs-group is \"0\": use a number above 0"),
-            ("--image-pull-policy=Sometimes", "use Always, IfNotPresent or Never"),
-            ("--ca-bundle-file=/nonexistent.pem", "failed to read the certificates"),
+            (
+                "--image-pull-policy=Sometimes",
+                "use Always, IfNotPresent or Never",
+            ),
+            (
+                "--ca-bundle-file=/nonexistent.pem",
+                "failed to read the certificates",
+            ),
         ] {
             let message = parse(&[flag]).unwrap_err().to_string();
             assert!(message.contains(words), "{message}");

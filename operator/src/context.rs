@@ -81,7 +81,12 @@ impl Stores {
         store
             .state_filter(|object| {
                 object.meta().namespace.as_deref() == Some(namespace)
-                    && object.meta().labels.as_ref().and_then(|labels| labels.get(label)).map(String::as_str)
+                    && object
+                        .meta()
+                        .labels
+                        .as_ref()
+                        .and_then(|labels| labels.get(label))
+                        .map(String::as_str)
                         == Some(owner)
             })
             .iter()
@@ -91,13 +96,10 @@ impl Stores {
 
     /// One object of a namespace.
     #[must_use]
-    pub fn get<K: Kind>(
-        &self,
-        store: &Store<K>,
-        namespace: &str,
-        name: &str,
-    ) -> Option<K> {
-        store.get(&ObjectRef::new(name).within(namespace)).map(|object| (*object).clone())
+    pub fn get<K: Kind>(&self, store: &Store<K>, namespace: &str, name: &str) -> Option<K> {
+        store
+            .get(&ObjectRef::new(name).within(namespace))
+            .map(|object| (*object).clone())
     }
 }
 
@@ -116,12 +118,17 @@ impl Failures {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key(kind, object)).or_insert(0);
         *count = count.saturating_add(1);
-        FIRST_PAUSE.saturating_mul(2_u32.saturating_pow((*count - 1).min(16))).min(LONGEST_PAUSE)
+        FIRST_PAUSE
+            .saturating_mul(2_u32.saturating_pow((*count - 1).min(16)))
+            .min(LONGEST_PAUSE)
     }
 
     /// Notes that it went well.
     pub fn forget<K: Kind>(&self, kind: &'static str, object: &K) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(kind, object));
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key(kind, object));
     }
 }
 
@@ -129,5 +136,9 @@ fn key<K: Kind>(kind: &'static str, object: &K) -> (&'static str, String, String
 where
     (&'static str, String, String): Eq + Hash,
 {
-    (kind, object.namespace().unwrap_or_default(), object.name_any())
+    (
+        kind,
+        object.namespace().unwrap_or_default(),
+        object.name_any(),
+    )
 }

@@ -7,14 +7,23 @@ use serde_json::Value;
 use crate::quantity;
 
 /// Fields that name the entry of a list, in the order in which they are tried.
-const MERGE_KEYS: [&str; 7] = ["name", "mountPath", "containerPort", "port", "type", "key", "uid"];
+const MERGE_KEYS: [&str; 7] = [
+    "name",
+    "mountPath",
+    "containerPort",
+    "port",
+    "type",
+    "key",
+    "uid",
+];
 
 /// Whether every field of `wanted` stands in `live` with the same meaning.
 #[must_use]
 pub fn holds(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
         (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| {
-            live.get(key).map_or_else(|| is_empty(wanted), |live| holds(live, wanted))
+            live.get(key)
+                .map_or_else(|| is_empty(wanted), |live| holds(live, wanted))
         }),
         (Value::Array(live), Value::Array(wanted)) => list_holds(live, wanted),
         (Value::String(live), Value::String(wanted)) => {
@@ -33,11 +42,15 @@ fn list_holds(live: &[Value], wanted: &[Value]) -> bool {
         .find(|key| !wanted.is_empty() && wanted.iter().all(|entry| entry.get(key).is_some()));
     match key {
         Some(key) => wanted.iter().all(|wanted| {
-            live.iter().any(|live| live.get(key) == wanted.get(key) && holds(live, wanted))
+            live.iter()
+                .any(|live| live.get(key) == wanted.get(key) && holds(live, wanted))
         }),
         None => {
             live.len() == wanted.len()
-                && live.iter().zip(wanted).all(|(live, wanted)| holds(live, wanted))
+                && live
+                    .iter()
+                    .zip(wanted)
+                    .all(|(live, wanted)| holds(live, wanted))
         }
     }
 }
@@ -71,8 +84,14 @@ mod tests {
     #[test]
     fn a_changed_or_missing_field_is_drift() {
         let wanted = json!({"containers": [{"name": "serve", "args": ["a", "b"]}]});
-        assert!(!holds(&json!({"containers": [{"name": "serve", "args": ["a"]}]}), &wanted));
-        assert!(!holds(&json!({"containers": [{"name": "other", "args": ["a", "b"]}]}), &wanted));
+        assert!(!holds(
+            &json!({"containers": [{"name": "serve", "args": ["a"]}]}),
+            &wanted
+        ));
+        assert!(!holds(
+            &json!({"containers": [{"name": "other", "args": ["a", "b"]}]}),
+            &wanted
+        ));
         assert!(!holds(&json!({}), &wanted));
     }
 }

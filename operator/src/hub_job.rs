@@ -89,10 +89,8 @@ pub fn build<K: Resource<DynamicType = ()>>(owner: &K, family: Family, parts: &H
     let word = parts.task.word();
     let template = template(parts, family, &owner_name);
     let name = format!("{owner_name}-{word}-{}", digest::of(&template));
-    let mut metadata =
-        child::owned_meta(owner, name, child::labels(family, &owner_name, word));
-    metadata.annotations =
-        Some([(child::REQUEST.to_owned(), digest::of(parts.request))].into());
+    let mut metadata = child::owned_meta(owner, name, child::labels(family, &owner_name, word));
+    metadata.annotations = Some([(child::REQUEST.to_owned(), digest::of(parts.request))].into());
     Job {
         metadata,
         spec: Some(JobSpec {

@@ -32,8 +32,7 @@ pub fn read(job: Option<&Job>, pods: &[Pod]) -> JobState {
         return JobState::Absent;
     };
     let name = job.name_any();
-    let mut own: Vec<&Pod> =
-        pods.iter().filter(|pod| belongs_to(pod, job)).collect();
+    let mut own: Vec<&Pod> = pods.iter().filter(|pod| belongs_to(pod, job)).collect();
     own.sort_by_key(|pod| std::cmp::Reverse(pod.metadata.creation_timestamp.clone()));
     if let Some(answer) = own.iter().find_map(|pod| success(pod)) {
         return JobState::Done(answer);
@@ -53,21 +52,35 @@ pub fn read(job: Option<&Job>, pods: &[Pod]) -> JobState {
 }
 
 fn belongs_to(pod: &Pod, job: &Job) -> bool {
-    pod.owner_references().iter().any(|owner| Some(&owner.uid) == job.metadata.uid.as_ref())
+    pod.owner_references()
+        .iter()
+        .any(|owner| Some(&owner.uid) == job.metadata.uid.as_ref())
 }
 
 /// The answer of a container that ended well.
 fn success(pod: &Pod) -> Option<Answer> {
-    pod.status.as_ref()?.container_statuses.as_ref()?.iter().find_map(|container| {
-        let ended = container.state.as_ref()?.terminated.as_ref()?;
-        (ended.exit_code == 0).then(|| Answer::parse(ended.message.as_deref()?)).flatten()
-    })
+    pod.status
+        .as_ref()?
+        .container_statuses
+        .as_ref()?
+        .iter()
+        .find_map(|container| {
+            let ended = container.state.as_ref()?.terminated.as_ref()?;
+            (ended.exit_code == 0)
+                .then(|| Answer::parse(ended.message.as_deref()?))
+                .flatten()
+        })
 }
 
 fn is_over(job: &Job) -> bool {
-    job.status.as_ref().and_then(|status| status.conditions.as_ref()).is_some_and(|conditions| {
-        conditions.iter().any(|c| (c.type_ == "Complete" || c.type_ == "Failed") && c.status == "True")
-    })
+    job.status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref())
+        .is_some_and(|conditions| {
+            conditions
+                .iter()
+                .any(|c| (c.type_ == "Complete" || c.type_ == "Failed") && c.status == "True")
+        })
 }
 
 impl JobState {
@@ -80,7 +93,10 @@ impl JobState {
             Self::Failing(trouble) => (trouble.reason, trouble.message.clone()),
             Self::Done(Answer::Failed(failure)) => failure.verdict(),
             Self::Done(_) => (working, "the Job has answered".to_owned()),
-            Self::Lost => (working, "the Job's answer is lost with its pod; it runs again".to_owned()),
+            Self::Lost => (
+                working,
+                "the Job's answer is lost with its pod; it runs again".to_owned(),
+            ),
         }
     }
 }
@@ -122,14 +138,20 @@ mod tests {
     fn an_answer_counts_even_before_the_job_is_complete() {
         let done = json!({"terminated": {"exitCode": 0, "message": RESOLVED}});
         let state = read(Some(&job(None)), &[pod("1", "01", &done, &json!({}))]);
-        assert!(matches!(state, JobState::Done(Answer::Resolved(_))), "{state:?}");
+        assert!(
+            matches!(state, JobState::Done(Answer::Resolved(_))),
+            "{state:?}"
+        );
     }
 
     #[test]
     fn a_stranger_s_pod_is_not_heard_and_a_complete_job_without_pod_is_lost() {
         let done = json!({"terminated": {"exitCode": 0, "message": RESOLVED}});
         let stranger = pod("2", "01", &done, &json!({}));
-        assert_eq!(read(Some(&job(Some("Complete"))), &[stranger]), JobState::Lost);
+        assert_eq!(
+            read(Some(&job(Some("Complete"))), &[stranger]),
+            JobState::Lost
+        );
         assert_eq!(read(None, &[]), JobState::Absent);
     }
 
@@ -140,11 +162,18 @@ mod tests {
         let state = read(
             Some(&job(None)),
             &[
-                pod("1", "01", &json!({"waiting": {"reason": "ImagePullBackOff"}}), &json!({})),
+                pod(
+                    "1",
+                    "01",
+                    &json!({"waiting": {"reason": "ImagePullBackOff"}}),
+                    &json!({}),
+                ),
                 pod("1", "02", &json!({"running": {}}), &last),
             ],
         );
-        let JobState::Failing(trouble) = state else { panic!("{state:?}") };
+        let JobState::Failing(trouble) = state else {
+            panic!("{state:?}")
+        };
         assert_eq!(trouble.reason, Reason::HubUnreachable);
     }
 }

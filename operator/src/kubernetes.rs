@@ -30,7 +30,14 @@ pub trait Kind:
 }
 
 impl<K> Kind for K where
-    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+    K: Resource<DynamicType = ()>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
 {
 }
 
@@ -103,9 +110,21 @@ impl ClusterError {
     /// Whether trying again without a change is no use: the API server has read the object and refuses it.
     #[must_use]
     pub fn refused(&self) -> Option<String> {
-        let Self::Apply { kind, name, source: kube::Error::Api(status), .. } = self else { return None };
-        matches!(status.code, 400 | 403 | 422)
-            .then(|| format!("{kind} {name} was refused by the API server: {}", status.message))
+        let Self::Apply {
+            kind,
+            name,
+            source: kube::Error::Api(status),
+            ..
+        } = self
+        else {
+            return None;
+        };
+        matches!(status.code, 400 | 403 | 422).then(|| {
+            format!(
+                "{kind} {name} was refused by the API server: {}",
+                status.message
+            )
+        })
     }
 }
 
@@ -122,7 +141,10 @@ impl Cluster {
     /// Wraps a client. `instance` names this process in Events.
     #[must_use]
     pub fn new(client: Client, instance: Option<String>) -> Self {
-        let reporter = Reporter { controller: format!("chandler.dev/{MANAGER}"), instance };
+        let reporter = Reporter {
+            controller: format!("chandler.dev/{MANAGER}"),
+            instance,
+        };
         let recorder = Recorder::new(client.clone(), reporter);
         Self { client, recorder }
     }
@@ -149,11 +171,14 @@ impl Cluster {
     where
         K: Kind + Resource<Scope = NamespaceResourceScope>,
     {
-        self.api::<K>(namespace).get_opt(name).await.map_err(|source| ClusterError::Get {
-            kind: K::kind(&()).into_owned(),
-            name: name.to_owned(),
-            source,
-        })
+        self.api::<K>(namespace)
+            .get_opt(name)
+            .await
+            .map_err(|source| ClusterError::Get {
+                kind: K::kind(&()).into_owned(),
+                name: name.to_owned(),
+                source,
+            })
     }
 
     /// The object that takes a child's name without being controlled by `owner_uid`.
@@ -173,7 +198,10 @@ impl Cluster {
         let found = self.get::<K>(namespace, name).await?;
         Ok(found
             .filter(|object| !is_controlled_by(object, owner_uid))
-            .map(|_| Stranger { kind: K::kind(&()).into_owned(), name: name.to_owned() }))
+            .map(|_| Stranger {
+                kind: K::kind(&()).into_owned(),
+                name: name.to_owned(),
+            }))
     }
 
     /// Applies a child whole, unless `live` already is what we want. Returns the object as the server has it.
@@ -186,7 +214,9 @@ impl Cluster {
         K: Kind + Resource<Scope = NamespaceResourceScope>,
     {
         let digest = digest::of(&wanted);
-        wanted.annotations_mut().insert(APPLIED.to_owned(), digest.clone());
+        wanted
+            .annotations_mut()
+            .insert(APPLIED.to_owned(), digest.clone());
         let body = body_of(&wanted);
         if let Some(live) = live
             && live.annotations().get(APPLIED) == Some(&digest)
@@ -246,7 +276,10 @@ impl Cluster {
         let (kind, name) = (K::kind(&()).into_owned(), object.name_any());
         let namespace = object.namespace().unwrap_or_default();
         let parameters = DeleteParams {
-            preconditions: Some(Preconditions { uid: object.uid(), resource_version: None }),
+            preconditions: Some(Preconditions {
+                uid: object.uid(),
+                resource_version: None,
+            }),
             ..DeleteParams::background()
         };
         match self.api::<K>(&namespace).delete(&name, &parameters).await {
@@ -286,8 +319,10 @@ impl Cluster {
             "status": status,
         });
         let parameters = PatchParams::apply(MANAGER).force();
-        let written =
-            self.api::<K>(&namespace).patch_status(&name, &parameters, &Patch::Apply(&body)).await;
+        let written = self
+            .api::<K>(&namespace)
+            .patch_status(&name, &parameters, &Patch::Apply(&body))
+            .await;
         match written {
             Ok(_) => {}
             // It was deleted meanwhile: there is nobody left to tell.
@@ -303,7 +338,11 @@ impl Cluster {
 
     async fn tell(&self, reference: &ObjectReference, transition: &Transition) {
         let event = Event {
-            type_: if transition.good { EventType::Normal } else { EventType::Warning },
+            type_: if transition.good {
+                EventType::Normal
+            } else {
+                EventType::Warning
+            },
             reason: transition.reason.clone(),
             note: Some(shortened(transition.message.clone(), MAX_NOTE)),
             action: transition.condition.to_owned(),
@@ -318,7 +357,10 @@ impl Cluster {
 /// Whether an object's controller has this UID.
 #[must_use]
 pub fn is_controlled_by<K: Resource>(object: &K, uid: &str) -> bool {
-    object.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+    object
+        .owner_references()
+        .iter()
+        .any(|owner| owner.controller == Some(true) && owner.uid == uid)
 }
 
 /// The object as a server-side apply wants it: with its kind, without a status and without empty fields.

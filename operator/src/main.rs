@@ -37,14 +37,18 @@ fn run(arguments: RunArgs) -> anyhow::Result<()> {
     let config = arguments.resolve()?;
     rustls::crypto::ring::default_provider()
         .install_default()
-        .map_err(|_| anyhow::anyhow!("failed to choose a TLS provider: one is installed already"))?;
+        .map_err(|_| {
+            anyhow::anyhow!("failed to choose a TLS provider: one is installed already")
+        })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("failed to start the async runtime")?;
     runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+        let mut terminate =
+            signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+        let mut interrupt =
+            signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
         let shutdown = async move {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -38,7 +38,11 @@ pub fn claim_name(object: &ModelCache) -> String {
     if let Some(claim) = &object.spec.source.claim {
         return claim.claim_name.clone();
     }
-    let given = object.spec.storage.as_ref().and_then(|storage| storage.claim_name.clone());
+    let given = object
+        .spec
+        .storage
+        .as_ref()
+        .and_then(|storage| storage.claim_name.clone());
     given.unwrap_or_else(|| object.name_any())
 }
 
@@ -58,7 +62,11 @@ pub async fn reconcile(object: &ModelCache, ctx: &Context) -> Result<Action, Clu
     }
     let outcome = converge(object, &observed, ctx).await?;
     let new = status::status(object, &outcome, &observed, ctx.now());
-    let old = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let old = object
+        .status
+        .as_ref()
+        .map(|status| status.conditions.as_slice())
+        .unwrap_or_default();
     let transitions = crate::conditions::transitions(
         old,
         &new.conditions,
@@ -96,7 +104,11 @@ async fn apply(
     observed: &Observed,
     ctx: &Context,
 ) -> Result<(), ClusterError> {
-    let build::Objects { claim, job, stale_jobs } = objects;
+    let build::Objects {
+        claim,
+        job,
+        stale_jobs,
+    } = objects;
     for stale in &stale_jobs {
         ctx.cluster.delete(stale).await?;
     }
@@ -105,7 +117,11 @@ async fn apply(
     }
     if let Some(job) = job {
         // A Job's template never changes, so one that exists is what we want.
-        if !observed.jobs.iter().any(|live| live.name_any() == job.name_any()) {
+        if !observed
+            .jobs
+            .iter()
+            .any(|live| live.name_any() == job.name_any())
+        {
             ctx.cluster.apply(job, None).await?;
         }
     }
@@ -120,7 +136,10 @@ fn is_forgotten(object: &ModelCache, observed: &Observed, ctx: &Context) -> bool
     {
         return false;
     }
-    let had_users = object.status.as_ref().is_some_and(|status| !status.used_by.is_empty());
+    let had_users = object
+        .status
+        .as_ref()
+        .is_some_and(|status| !status.used_by.is_empty());
     had_users || age(object, ctx) >= FIRST_USER
 }
 

@@ -47,11 +47,19 @@ pub async fn reconcile(object: &ModelDeployment, ctx: &Context) -> Result<Action
     let outcome = converge(object, &mut observed, ctx).await?;
     observed.saying = ctx.status_reader.read(&observed.pods).await;
     let new = status::status(object, &outcome, &observed, ctx.now());
-    let old = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let old = object
+        .status
+        .as_ref()
+        .map(|status| status.conditions.as_slice())
+        .unwrap_or_default();
     let transitions = conditions::transitions(
         old,
         &new.conditions,
-        &[ConditionType::ModelResolved, ConditionType::WeightsCached, ConditionType::Ready],
+        &[
+            ConditionType::ModelResolved,
+            ConditionType::WeightsCached,
+            ConditionType::Ready,
+        ],
     );
     ctx.cluster.report(object, &new, &transitions).await?;
     Ok(next(&outcome, &observed))
@@ -85,14 +93,21 @@ async fn converge(
         Ok(Some(violation)) => return Ok(Outcome::Invalid(violation)),
         Err(error) => {
             return match error.refused() {
-                Some(message) => {
-                    Ok(Outcome::Invalid(Violation { reason: Reason::InvalidSpec, message }))
-                }
+                Some(message) => Ok(Outcome::Invalid(Violation {
+                    reason: Reason::InvalidSpec,
+                    message,
+                })),
                 None => Err(error),
             };
         }
     }
-    let reached = Reached { validated, resolution, cache, cache_name, workload_is_wanted };
+    let reached = Reached {
+        validated,
+        resolution,
+        cache,
+        cache_name,
+        workload_is_wanted,
+    };
     Ok(Outcome::Reached(Box::new(reached)))
 }
 
@@ -151,16 +166,32 @@ async fn apply(
     observed: &mut Observed,
     ctx: &Context,
 ) -> Result<Option<Violation>, ClusterError> {
-    let build::Objects { service, job, cache, workload, stale_jobs } = objects;
+    let build::Objects {
+        service,
+        job,
+        cache,
+        workload,
+        stale_jobs,
+    } = objects;
     let uid = object.uid().unwrap_or_default();
-    for stale in stale_jobs.iter().filter(|stale| is_controlled_by(*stale, &uid)) {
+    for stale in stale_jobs
+        .iter()
+        .filter(|stale| is_controlled_by(*stale, &uid))
+    {
         ctx.cluster.delete(stale).await?;
     }
     if let Some(service) = service {
-        observed.service = Some(ctx.cluster.apply(service, observed.service.as_ref()).await?);
+        observed.service = Some(
+            ctx.cluster
+                .apply(service, observed.service.as_ref())
+                .await?,
+        );
     }
     if let Some(job) = job
-        && !observed.jobs.iter().any(|live| live.name_any() == job.name_any())
+        && !observed
+            .jobs
+            .iter()
+            .any(|live| live.name_any() == job.name_any())
     {
         // A Job's template never changes, so one that exists is what we want.
         ctx.cluster.apply(job, None).await?;
@@ -170,7 +201,10 @@ async fn apply(
             Some(live) if live.metadata.deletion_timestamp.is_some() => {}
             // Somebody else's object of that name is used as it is, or not at all.
             Some(live) if !crate::model_cache::is_generated(live) => {
-                return Ok(Some(validate::name_conflict("ModelCache", &live.name_any())));
+                return Ok(Some(validate::name_conflict(
+                    "ModelCache",
+                    &live.name_any(),
+                )));
             }
             live => {
                 let live = live.clone();
@@ -179,7 +213,11 @@ async fn apply(
         }
     }
     if let Some(workload) = workload {
-        observed.workload = Some(ctx.cluster.apply(workload, observed.workload.as_ref()).await?);
+        observed.workload = Some(
+            ctx.cluster
+                .apply(workload, observed.workload.as_ref())
+                .await?,
+        );
     }
     Ok(None)
 }
@@ -193,7 +231,8 @@ fn next(outcome: &Outcome, observed: &Observed) -> Action {
             Action::requeue(LOOK_FOR_STRANGERS)
         }
         Outcome::Reached(reached)
-            if matches!(reached.cache, CacheState::Ready(_)) && observed.pods.iter().any(is_waiting) =>
+            if matches!(reached.cache, CacheState::Ready(_))
+                && observed.pods.iter().any(is_waiting) =>
         {
             Action::requeue(LOOK_AT_PODS)
         }

@@ -83,7 +83,11 @@ impl StatusReader {
     }
 
     async fn ask(&self, address: &str) -> Option<ModelStatus> {
-        let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+        let host = if address.contains(':') {
+            format!("[{address}]")
+        } else {
+            address.to_owned()
+        };
         let url = format!("http://{host}:{PORT}/status");
         let mut response = self.0.get(url).send().await.ok()?;
         let mut body = Vec::new();
@@ -100,6 +104,10 @@ impl StatusReader {
 /// Whether a pod runs and is not ready: the only ones that are ever asked.
 #[must_use]
 pub fn is_waiting(pod: &Pod) -> bool {
-    let running = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+    let running = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        == Some("Running");
     running && !pod_health::is_ready(pod) && !pod_health::is_leaving(pod)
 }

@@ -30,13 +30,27 @@ pub fn trouble(pod: &Pod) -> Option<Trouble> {
             return of(reason, format!("pod {name}: {message}"));
         }
     }
-    let scheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled");
+    let scheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == "PodScheduled");
     if let Some(condition) = scheduled.filter(|c| c.status == "False") {
-        let why = condition.message.as_deref().unwrap_or("the scheduler gave no reason");
-        return of(Reason::Unschedulable, format!("pod {name} has no node: {why}"));
+        let why = condition
+            .message
+            .as_deref()
+            .unwrap_or("the scheduler gave no reason");
+        return of(
+            Reason::Unschedulable,
+            format!("pod {name} has no node: {why}"),
+        );
     }
     if status.phase.as_deref() == Some("Failed") {
-        let why = status.message.as_deref().or(status.reason.as_deref()).unwrap_or("no reason given");
+        let why = status
+            .message
+            .as_deref()
+            .or(status.reason.as_deref())
+            .unwrap_or("no reason given");
         return of(Reason::CrashLooping, format!("pod {name} failed: {why}"));
     }
     None
@@ -51,8 +65,12 @@ fn container_trouble(container: &ContainerStatus) -> Option<(Reason, String)> {
         let word = waiting.reason.as_deref().unwrap_or_default();
         let why = waiting.message.as_deref().unwrap_or("no reason given");
         match word {
-            "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName"
-            | "ImageInspectError" | "RegistryUnavailable" => {
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "ErrImageNeverPull"
+            | "InvalidImageName"
+            | "ImageInspectError"
+            | "RegistryUnavailable" => {
                 return Some((
                     Reason::ImagePullFailed,
                     format!(
@@ -74,7 +92,12 @@ fn container_trouble(container: &ContainerStatus) -> Option<(Reason, String)> {
     let ended = state
         .terminated
         .as_ref()
-        .or_else(|| container.last_state.as_ref().and_then(|last| last.terminated.as_ref()))
+        .or_else(|| {
+            container
+                .last_state
+                .as_ref()
+                .and_then(|last| last.terminated.as_ref())
+        })
         .filter(|ended| ended.exit_code != 0)?;
     Some(end(container, ended))
 }
@@ -97,10 +120,16 @@ fn end(container: &ContainerStatus, ended: &ContainerStateTerminated) -> (Reason
     let last: String = {
         let text = words.trim();
         let from = text.len().saturating_sub(MAX_LAST_WORDS);
-        let from = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        let from = (from..=text.len())
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(0);
         text[from..].to_owned()
     };
-    let last = if last.is_empty() { "nothing".to_owned() } else { last };
+    let last = if last.is_empty() {
+        "nothing".to_owned()
+    } else {
+        last
+    };
     (
         Reason::CrashLooping,
         format!(
@@ -122,7 +151,11 @@ pub fn is_ready(pod: &Pod) -> bool {
     pod.status
         .as_ref()
         .and_then(|status| status.conditions.as_ref())
-        .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+        .is_some_and(|conditions| {
+            conditions
+                .iter()
+                .any(|c| c.type_ == "Ready" && c.status == "True")
+        })
 }
 
 #[cfg(test)]
@@ -146,16 +179,39 @@ mod tests {
     #[test]
     fn each_way_to_fail_has_its_reason() {
         let waiting = |reason: &str| json!({"waiting": {"reason": reason, "message": "m"}});
-        let ended = |reason: &str, code: i32, message: &str| {
-            json!({"terminated": {"reason": reason, "exitCode": code, "message": message}})
-        };
+        let ended = |reason: &str, code: i32, message: &str| json!({"terminated": {"reason": reason, "exitCode": code, "message": message}});
         let load = r#"{"outcome":"Failed","reason":"LoadFailed","message":"x.gguf is cut off"}"#;
         for (state, last, reason, words) in [
-            (waiting("ImagePullBackOff"), json!({}), Reason::ImagePullFailed, "image i cannot be pulled"),
-            (waiting("CrashLoopBackOff"), ended("OOMKilled", 137, ""), Reason::OutOfMemory, "raise runtime.resources"),
-            (waiting("CrashLoopBackOff"), ended("Error", 1, load), Reason::LoadFailed, "x.gguf is cut off"),
-            (waiting("CrashLoopBackOff"), ended("Error", 101, "panicked"), Reason::CrashLooping, "its last words: panicked"),
-            (ended("Error", 1, load), json!({}), Reason::LoadFailed, "x.gguf"),
+            (
+                waiting("ImagePullBackOff"),
+                json!({}),
+                Reason::ImagePullFailed,
+                "image i cannot be pulled",
+            ),
+            (
+                waiting("CrashLoopBackOff"),
+                ended("OOMKilled", 137, ""),
+                Reason::OutOfMemory,
+                "raise runtime.resources",
+            ),
+            (
+                waiting("CrashLoopBackOff"),
+                ended("Error", 1, load),
+                Reason::LoadFailed,
+                "x.gguf is cut off",
+            ),
+            (
+                waiting("CrashLoopBackOff"),
+                ended("Error", 101, "panicked"),
+                Reason::CrashLooping,
+                "its last words: panicked",
+            ),
+            (
+                ended("Error", 1, load),
+                json!({}),
+                Reason::LoadFailed,
+                "x.gguf",
+            ),
         ] {
             let found = trouble(&pod(&container(&state, &last))).unwrap();
             assert_eq!(found.reason, reason);

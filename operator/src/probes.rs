@@ -35,14 +35,19 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(probes);
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+    axum::serve(listener, router)
+        .with_graceful_shutdown(shutdown)
+        .await
 }
 
 async fn readyz(State(probes): State<Probes>) -> (StatusCode, &'static str) {
     if probes.ready.load(Ordering::Acquire) {
         (StatusCode::OK, "ok")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the watches have not listed everything yet")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the watches have not listed everything yet",
+        )
     }
 }
 

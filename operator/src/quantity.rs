@@ -5,7 +5,9 @@
 pub fn parse(text: &str) -> Option<f64> {
     let split = text
         .char_indices()
-        .find(|(_, letter)| !(letter.is_ascii_digit() || *letter == '.' || *letter == '+' || *letter == '-'))
+        .find(|(_, letter)| {
+            !(letter.is_ascii_digit() || *letter == '.' || *letter == '+' || *letter == '-')
+        })
         .map_or(text.len(), |(at, _)| at);
     let (number, suffix) = text.split_at(split);
     let number: f64 = number.parse().ok()?;

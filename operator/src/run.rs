@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use futures::channel::mpsc::Receiver;
 use futures::{FutureExt as _, StreamExt as _};
-use kube::runtime::controller::{Action, Config as ControllerConfig, Error as ControllerError, applier};
+use kube::runtime::controller::{
+    Action, Config as ControllerConfig, Error as ControllerError, applier,
+};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 use thiserror::Error;
@@ -64,19 +66,29 @@ pub enum RunError {
 /// # Errors
 ///
 /// When there is no cluster, or the probes' address cannot be listened on.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
-    let client = Client::try_default().await.map_err(|error| RunError::Client(Box::new(error)))?;
+pub async fn run(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), RunError> {
+    let client = Client::try_default()
+        .await
+        .map_err(|error| RunError::Client(Box::new(error)))?;
     let address = config.listen_probes;
-    let listener =
-        TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| RunError::Listen { address, source })?;
     let builtin = if config.builtin_cards {
         cards::builtin().map_err(|error| RunError::Cards(error.to_string()))?
     } else {
         Vec::new()
     };
     let instance = std::env::var("HOSTNAME").ok();
-    let Watches { stores, deployments, caches, tasks } =
-        watches::start(&client, config.watch_namespace.as_deref());
+    let Watches {
+        stores,
+        deployments,
+        caches,
+        tasks,
+    } = watches::start(&client, config.watch_namespace.as_deref());
     let ctx = Arc::new(Context {
         cluster: Cluster::new(client, instance),
         stores,
@@ -85,13 +97,20 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         failures: Failures::default(),
         config,
     });
-    tracing::info!(namespace = ctx.config.namespace, image = ctx.config.pods.image, "operator started");
+    tracing::info!(
+        namespace = ctx.config.namespace,
+        image = ctx.config.pods.image,
+        "operator started"
+    );
 
     let (stop, stopped) = watch::channel(false);
     let ready = Arc::new(AtomicBool::new(false));
     let probes = tokio::spawn(probes::serve(
         listener,
-        Probes { ctx: ctx.clone(), ready: ready.clone() },
+        Probes {
+            ctx: ctx.clone(),
+            ready: ready.clone(),
+        },
         wait(stopped.clone()),
     ));
     let cards = tokio::spawn(keep_cards(ctx.clone(), builtin));
@@ -102,8 +121,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     cards.abort();
     // Nobody waits for this any more when all receivers are gone.
     let _ = stop.send(true);
-    if tokio::time::timeout(SHUTDOWN, async { tokio::join!(controllers, probes) }).await.is_err() {
-        tracing::warn!(seconds = SHUTDOWN.as_secs(), "reconciles did not end in time");
+    if tokio::time::timeout(SHUTDOWN, async { tokio::join!(controllers, probes) })
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            seconds = SHUTDOWN.as_secs(),
+            "reconciles did not end in time"
+        );
     }
     drop(tasks);
     Ok(())
@@ -117,7 +142,10 @@ async fn wait(mut stopped: watch::Receiver<bool>) {
 /// Applies the built-in cards once, trying until the API server takes them.
 async fn keep_cards(ctx: Arc<Context>, builtin: Vec<ModelCard>) {
     while let Err(error) = cards::apply(&ctx.cluster, &builtin).await {
-        tracing::warn!(error = chain(&error), "the built-in cards are not applied yet");
+        tracing::warn!(
+            error = chain(&error),
+            "the built-in cards are not applied yet"
+        );
         tokio::time::sleep(CARDS_PAUSE).await;
     }
 }
@@ -137,12 +165,24 @@ async fn control(
     let deployment_store = ctx.stores.deployments.clone();
     let cache_store = ctx.stores.caches.clone();
     tokio::join!(
-        controller(model_deployment::KIND, deployment_store, deployments, ctx.clone(), stopped.clone(), |object, ctx| {
-            async move { model_deployment::reconcile(&object, &ctx).await }.boxed()
-        }),
-        controller(model_cache::KIND, cache_store, caches, ctx.clone(), stopped, |object, ctx| {
-            async move { model_cache::reconcile(&object, &ctx).await }.boxed()
-        }),
+        controller(
+            model_deployment::KIND,
+            deployment_store,
+            deployments,
+            ctx.clone(),
+            stopped.clone(),
+            |object, ctx| {
+                async move { model_deployment::reconcile(&object, &ctx).await }.boxed()
+            }
+        ),
+        controller(
+            model_cache::KIND,
+            cache_store,
+            caches,
+            ctx.clone(),
+            stopped,
+            |object, ctx| { async move { model_cache::reconcile(&object, &ctx).await }.boxed() }
+        ),
     );
 }
 
@@ -172,7 +212,9 @@ async fn controller<K>(
     K: Kind,
 {
     let queue = queue.take_until(wait(stopped)).map(Ok::<_, Infallible>);
-    let config = ControllerConfig::default().concurrency(CONCURRENCY).debounce(DEBOUNCE);
+    let config = ControllerConfig::default()
+        .concurrency(CONCURRENCY)
+        .debounce(DEBOUNCE);
     applier(
         move |object: Arc<K>, ctx: Arc<Context>| measured(kind, object, ctx, reconcile).boxed(),
         move |object, error: &ClusterError, ctx| failed(kind, &*object, error, &ctx),
@@ -184,7 +226,8 @@ async fn controller<K>(
     .for_each(|result| async move {
         match result {
             // Told where it happened; an object that is gone needs nothing.
-            Ok(_) | Err(ControllerError::ReconcilerFailed(..) | ControllerError::ObjectNotFound(_)) => {}
+            Ok(_)
+            | Err(ControllerError::ReconcilerFailed(..) | ControllerError::ObjectNotFound(_)) => {}
             Err(error) => tracing::warn!(kind, %error, "the controller stumbled"),
         }
     })
@@ -204,7 +247,13 @@ async fn measured<K: Kind>(
         Ok(_) => {
             ctx.failures.forget(kind, &*object);
             ctx.metrics.reconciled(kind, seconds);
-            tracing::debug!(kind, name = object.name_any(), namespace = object.namespace(), seconds, "reconciled");
+            tracing::debug!(
+                kind,
+                name = object.name_any(),
+                namespace = object.namespace(),
+                seconds,
+                "reconciled"
+            );
         }
         Err(error) => ctx.metrics.failed(kind, error.reason(), seconds),
     }

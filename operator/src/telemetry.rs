@@ -62,9 +62,21 @@ impl Metrics {
         let seconds = Family::new_with_constructor(
             (|| Histogram::new(exponential_buckets(0.001, 2.0, 15))) as fn() -> Histogram,
         );
-        registry.register("reconciles", "Reconciles, by kind and outcome", reconciles.clone());
-        registry.register("reconcile_errors", "Failed reconciles, by kind and reason", errors.clone());
-        registry.register("reconcile_seconds", "Duration of reconciles", seconds.clone());
+        registry.register(
+            "reconciles",
+            "Reconciles, by kind and outcome",
+            reconciles.clone(),
+        );
+        registry.register(
+            "reconcile_errors",
+            "Failed reconciles, by kind and reason",
+            errors.clone(),
+        );
+        registry.register(
+            "reconcile_seconds",
+            "Duration of reconciles",
+            seconds.clone(),
+        );
         registry.register(
             "build",
             "Version and namespace of this operator",
@@ -73,20 +85,41 @@ impl Metrics {
                 ("namespace", namespace.to_owned()),
             ]),
         );
-        Self { registry, reconciles, errors, seconds }
+        Self {
+            registry,
+            reconciles,
+            errors,
+            seconds,
+        }
     }
 
     /// Counts a reconcile that went well.
     pub fn reconciled(&self, kind: &'static str, seconds: f64) {
-        self.reconciles.get_or_create(&ReconcileLabels { kind, outcome: "done" }).inc();
-        self.seconds.get_or_create(&KindLabels { kind }).observe(seconds);
+        self.reconciles
+            .get_or_create(&ReconcileLabels {
+                kind,
+                outcome: "done",
+            })
+            .inc();
+        self.seconds
+            .get_or_create(&KindLabels { kind })
+            .observe(seconds);
     }
 
     /// Counts a reconcile that failed.
     pub fn failed(&self, kind: &'static str, reason: &'static str, seconds: f64) {
-        self.reconciles.get_or_create(&ReconcileLabels { kind, outcome: "failed" }).inc();
-        self.errors.get_or_create(&ErrorLabels { kind, reason }).inc();
-        self.seconds.get_or_create(&KindLabels { kind }).observe(seconds);
+        self.reconciles
+            .get_or_create(&ReconcileLabels {
+                kind,
+                outcome: "failed",
+            })
+            .inc();
+        self.errors
+            .get_or_create(&ErrorLabels { kind, reason })
+            .inc();
+        self.seconds
+            .get_or_create(&KindLabels { kind })
+            .observe(seconds);
     }
 
     /// All metrics in Prometheus' text form.

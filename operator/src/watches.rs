@@ -49,7 +49,10 @@ struct Concerned {
 pub fn start(client: &Client, namespace: Option<&str>) -> Watches {
     let (deployment_queue, deployments) = channel(QUEUE);
     let (cache_queue, caches) = channel(QUEUE);
-    let queues = Queues { deployments: deployment_queue, caches: cache_queue };
+    let queues = Queues {
+        deployments: deployment_queue,
+        caches: cache_queue,
+    };
     let mut tasks = JoinSet::new();
     let all = watcher::Config::default();
     let ours = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
@@ -76,54 +79,136 @@ pub fn start(client: &Client, namespace: Option<&str>) -> Watches {
     };
 
     let users = stores.deployments.clone();
-    watch(&mut tasks, Api::all(client.clone()), all.clone(), card_writer, &queues, move |card: &ModelCard| {
-        let name = card.name_any();
-        refs(&users, |user| user.spec.model.card.as_deref() == Some(&name))
-    });
+    watch(
+        &mut tasks,
+        Api::all(client.clone()),
+        all.clone(),
+        card_writer,
+        &queues,
+        move |card: &ModelCard| {
+            let name = card.name_any();
+            refs(&users, |user| {
+                user.spec.model.card.as_deref() == Some(&name)
+            })
+        },
+    );
     let users = stores.deployments.clone();
-    watch(&mut tasks, api(client, namespace), all.clone(), cache_writer, &queues, move |cache: &ModelCache| {
-        let (name, space) = (cache.name_any(), cache.namespace());
-        let mut concerned = refs(&users, |user| {
-            user.namespace() == space && crate::model_cache::observe::uses(user, &name)
-        });
-        concerned.caches.push(ObjectRef::from_obj(cache));
-        concerned
-    });
-    watch(&mut tasks, api(client, namespace), all.clone(), deployment_writer, &queues, |user: &ModelDeployment| {
-        let space = user.namespace().unwrap_or_default();
-        let recorded = user.status.as_ref().and_then(|status| status.cache.clone());
-        let weights = user.spec.weights.as_ref();
-        let named = weights.and_then(|weights| Some(weights.cache.as_ref()?.name.clone()));
-        Concerned {
-            deployments: vec![ObjectRef::from_obj(user)],
-            caches: recorded.into_iter().chain(named).map(|name| ObjectRef::new(&name).within(&space)).collect(),
-        }
-    });
-    watch(&mut tasks, api(client, namespace), ours.clone(), job_writer, &queues, |job: &k8s_openapi::api::batch::v1::Job| family(job));
+    watch(
+        &mut tasks,
+        api(client, namespace),
+        all.clone(),
+        cache_writer,
+        &queues,
+        move |cache: &ModelCache| {
+            let (name, space) = (cache.name_any(), cache.namespace());
+            let mut concerned = refs(&users, |user| {
+                user.namespace() == space && crate::model_cache::observe::uses(user, &name)
+            });
+            concerned.caches.push(ObjectRef::from_obj(cache));
+            concerned
+        },
+    );
+    watch(
+        &mut tasks,
+        api(client, namespace),
+        all.clone(),
+        deployment_writer,
+        &queues,
+        |user: &ModelDeployment| {
+            let space = user.namespace().unwrap_or_default();
+            let recorded = user.status.as_ref().and_then(|status| status.cache.clone());
+            let weights = user.spec.weights.as_ref();
+            let named = weights.and_then(|weights| Some(weights.cache.as_ref()?.name.clone()));
+            Concerned {
+                deployments: vec![ObjectRef::from_obj(user)],
+                caches: recorded
+                    .into_iter()
+                    .chain(named)
+                    .map(|name| ObjectRef::new(&name).within(&space))
+                    .collect(),
+            }
+        },
+    );
+    watch(
+        &mut tasks,
+        api(client, namespace),
+        ours.clone(),
+        job_writer,
+        &queues,
+        |job: &k8s_openapi::api::batch::v1::Job| family(job),
+    );
     let caches_of_pods = stores.caches.clone();
-    watch(&mut tasks, api(client, namespace), ours.clone(), pod_writer, &queues, move |pod: &k8s_openapi::api::core::v1::Pod| {
-        let mut concerned = family(pod);
-        // A leaving pod may have been the last user of a claim.
-        if pod.metadata.deletion_timestamp.is_some() {
-            concerned.caches.extend(
-                caches_of_pods.state_filter(|cache| cache.namespace() == pod.namespace()).iter().map(|cache| ObjectRef::from_obj(&**cache)),
-            );
-        }
-        concerned
-    });
-    watch(&mut tasks, api(client, namespace), ours.clone(), workload_writer, &queues, |workload: &k8s_openapi::api::apps::v1::Deployment| family(workload));
-    watch(&mut tasks, api(client, namespace), ours.clone(), service_writer, &queues, |service: &k8s_openapi::api::core::v1::Service| family(service));
-    watch(&mut tasks, api(client, namespace), ours, claim_writer, &queues, |claim: &k8s_openapi::api::core::v1::PersistentVolumeClaim| family(claim));
+    watch(
+        &mut tasks,
+        api(client, namespace),
+        ours.clone(),
+        pod_writer,
+        &queues,
+        move |pod: &k8s_openapi::api::core::v1::Pod| {
+            let mut concerned = family(pod);
+            // A leaving pod may have been the last user of a claim.
+            if pod.metadata.deletion_timestamp.is_some() {
+                concerned.caches.extend(
+                    caches_of_pods
+                        .state_filter(|cache| cache.namespace() == pod.namespace())
+                        .iter()
+                        .map(|cache| ObjectRef::from_obj(&**cache)),
+                );
+            }
+            concerned
+        },
+    );
+    watch(
+        &mut tasks,
+        api(client, namespace),
+        ours.clone(),
+        workload_writer,
+        &queues,
+        |workload: &k8s_openapi::api::apps::v1::Deployment| family(workload),
+    );
+    watch(
+        &mut tasks,
+        api(client, namespace),
+        ours.clone(),
+        service_writer,
+        &queues,
+        |service: &k8s_openapi::api::core::v1::Service| family(service),
+    );
+    watch(
+        &mut tasks,
+        api(client, namespace),
+        ours,
+        claim_writer,
+        &queues,
+        |claim: &k8s_openapi::api::core::v1::PersistentVolumeClaim| family(claim),
+    );
     let waiting = stores.caches.clone();
-    watch(&mut tasks, Api::all(client.clone()), all, class_writer, &queues, move |_: &k8s_openapi::api::storage::v1::StorageClass| Concerned {
-        caches: waiting
-            .state_filter(|cache| cache.status.as_ref().is_none_or(|status| status.manifest_digest.is_none()))
-            .iter()
-            .map(|cache| ObjectRef::from_obj(&**cache))
-            .collect(),
-        ..Concerned::default()
-    });
-    Watches { stores, deployments, caches, tasks }
+    watch(
+        &mut tasks,
+        Api::all(client.clone()),
+        all,
+        class_writer,
+        &queues,
+        move |_: &k8s_openapi::api::storage::v1::StorageClass| Concerned {
+            caches: waiting
+                .state_filter(|cache| {
+                    cache
+                        .status
+                        .as_ref()
+                        .is_none_or(|status| status.manifest_digest.is_none())
+                })
+                .iter()
+                .map(|cache| ObjectRef::from_obj(&**cache))
+                .collect(),
+            ..Concerned::default()
+        },
+    );
+    Watches {
+        stores,
+        deployments,
+        caches,
+        tasks,
+    }
 }
 
 fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -138,7 +223,11 @@ where
 
 fn refs(users: &Store<ModelDeployment>, concerns: impl Fn(&ModelDeployment) -> bool) -> Concerned {
     Concerned {
-        deployments: users.state_filter(concerns).iter().map(|user| ObjectRef::from_obj(&**user)).collect(),
+        deployments: users
+            .state_filter(concerns)
+            .iter()
+            .map(|user| ObjectRef::from_obj(&**user))
+            .collect(),
         ..Concerned::default()
     }
 }
@@ -148,8 +237,16 @@ fn family<K: Kind>(child: &K) -> Concerned {
     let space = child.namespace().unwrap_or_default();
     let labels = child.labels();
     Concerned {
-        deployments: labels.get(MODEL_DEPLOYMENT).map(|name| ObjectRef::new(name).within(&space)).into_iter().collect(),
-        caches: labels.get(MODEL_CACHE).map(|name| ObjectRef::new(name).within(&space)).into_iter().collect(),
+        deployments: labels
+            .get(MODEL_DEPLOYMENT)
+            .map(|name| ObjectRef::new(name).within(&space))
+            .into_iter()
+            .collect(),
+        caches: labels
+            .get(MODEL_CACHE)
+            .map(|name| ObjectRef::new(name).within(&space))
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -166,7 +263,10 @@ fn watch<K>(
 {
     let mut queues = queues.clone();
     tasks.spawn(async move {
-        let mut events = watcher(api, config).default_backoff().reflect(writer).boxed();
+        let mut events = watcher(api, config)
+            .default_backoff()
+            .reflect(writer)
+            .boxed();
         // Objects of a list are told when the list is complete: before that the store does not show them.
         let mut listed = Vec::new();
         while let Some(event) = events.next().await {
@@ -187,7 +287,10 @@ fn watch<K>(
                 }
             };
             for object in &told {
-                let Concerned { deployments, caches } = concerns(object);
+                let Concerned {
+                    deployments,
+                    caches,
+                } = concerns(object);
                 for reference in deployments {
                     if queues.deployments.send(reference).await.is_err() {
                         return;

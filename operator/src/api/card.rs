@@ -1,6 +1,9 @@
 //! ModelCard: what a model is, and where its weights are published.
 
-#![expect(unreachable_pub, reason = "KubeSchema expands to a public type inside a function")]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema expands to a public type inside a function"
+)]
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

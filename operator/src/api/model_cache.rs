@@ -1,6 +1,9 @@
 //! ModelCache: where the weights are.
 
-#![expect(unreachable_pub, reason = "KubeSchema expands to a public type inside a function")]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema expands to a public type inside a function"
+)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};

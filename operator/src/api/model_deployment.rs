@@ -1,6 +1,9 @@
 //! ModelDeployment: a model that answers.
 
-#![expect(unreachable_pub, reason = "KubeSchema expands to a public type inside a function")]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema expands to a public type inside a function"
+)]
 
 use std::collections::BTreeMap;
 

@@ -3,7 +3,10 @@
 //! The PodSpec's own schema would blow each CRD up to hundreds of kilobytes,
 //! so what is large or changes with Kubernetes (affinity, spread) is passed on as written.
 
-#![expect(unreachable_pub, reason = "KubeSchema expands to a public type inside a function")]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema expands to a public type inside a function"
+)]
 
 use std::collections::BTreeMap;
 

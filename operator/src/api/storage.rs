@@ -1,6 +1,9 @@
 //! Volumes for weights.
 
-#![expect(unreachable_pub, reason = "KubeSchema expands to a public type inside a function")]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema expands to a public type inside a function"
+)]
 
 use kube::KubeSchema;
 use schemars::JsonSchema;

@@ -42,7 +42,12 @@ pub fn build(
     observed: &Observed,
     defaults: &PodDefaults,
 ) -> Objects {
-    let Source::Hub { request, token, volume } = &validated.source else {
+    let Source::Hub {
+        request,
+        token,
+        volume,
+    } = &validated.source
+    else {
         return Objects::default();
     };
     let job = |request: &HubRequest, task| {
@@ -51,7 +56,11 @@ pub fn build(
             request,
             token: token.as_ref(),
             shape: &validated.shape,
-            resources: object.spec.pod.as_ref().and_then(|pod| pod.resources.as_ref()),
+            resources: object
+                .spec
+                .pod
+                .as_ref()
+                .and_then(|pod| pod.resources.as_ref()),
             defaults,
         };
         hub_job::build(object, Family::Cache, &parts)
@@ -59,24 +68,35 @@ pub fn build(
     match progress {
         Progress::Given | Progress::Blocked { .. } => Objects::default(),
         Progress::Resolving(state) => with_job(job(request, Task::Resolve), state, observed),
-        Progress::Claiming(known) => {
-            Objects { claim: claim(object, volume, known, observed), ..Objects::default() }
-        }
+        Progress::Claiming(known) => Objects {
+            claim: claim(object, volume, known, observed),
+            ..Objects::default()
+        },
         Progress::Fetching(known, state) => {
             let claim_name = super::claim_name(object);
-            let uid = observed.claim.as_ref().and_then(|claim| claim.metadata.uid.clone());
+            let uid = observed
+                .claim
+                .as_ref()
+                .and_then(|claim| claim.metadata.uid.clone());
             let at_commit = HubRequest {
                 id: known.id.clone(),
                 revision: known.commit.clone(),
                 ..request.clone()
             };
-            let task = Task::Fetch { claim: &claim_name, claim_uid: uid.as_deref().unwrap_or_default() };
+            let task = Task::Fetch {
+                claim: &claim_name,
+                claim_uid: uid.as_deref().unwrap_or_default(),
+            };
             let objects = with_job(job(&at_commit, task), state, observed);
-            Objects { claim: claim(object, volume, known, observed), ..objects }
+            Objects {
+                claim: claim(object, volume, known, observed),
+                ..objects
+            }
         }
-        Progress::Fetched(known, _) => {
-            Objects { claim: claim(object, volume, known, observed), ..Objects::default() }
-        }
+        Progress::Fetched(known, _) => Objects {
+            claim: claim(object, volume, known, observed),
+            ..Objects::default()
+        },
     }
 }
 
@@ -96,7 +116,11 @@ fn with_job(job: Job, state: &JobState, observed: &Observed) -> Objects {
         .cloned()
         .collect();
     let job = stale_jobs.is_empty().then_some(job);
-    Objects { job, stale_jobs, ..Objects::default() }
+    Objects {
+        job,
+        stale_jobs,
+        ..Objects::default()
+    }
 }
 
 fn claim(
@@ -105,7 +129,14 @@ fn claim(
     known: &Known,
     observed: &Observed,
 ) -> Option<PersistentVolumeClaim> {
-    let Volume::Made { class, size, access_modes } = volume else { return None };
+    let Volume::Made {
+        class,
+        size,
+        access_modes,
+    } = volume
+    else {
+        return None;
+    };
     let name = object.name_any();
     let size = match (size, known.bytes) {
         (Some(size), _) => size.clone(),
@@ -122,12 +153,22 @@ fn claim(
     let labels = child::labels(Family::Cache, &name, "weights");
     let mut metadata = child::owned_meta(object, name, labels);
     if object.spec.reclaim_policy == ReclaimPolicy::Retain {
-        metadata = ObjectMeta { owner_references: None, ..metadata };
+        metadata = ObjectMeta {
+            owner_references: None,
+            ..metadata
+        };
     }
     Some(PersistentVolumeClaim {
         metadata,
         spec: Some(PersistentVolumeClaimSpec {
-            access_modes: Some(access_modes.iter().copied().map(AccessMode::as_str).map(str::to_owned).collect()),
+            access_modes: Some(
+                access_modes
+                    .iter()
+                    .copied()
+                    .map(AccessMode::as_str)
+                    .map(str::to_owned)
+                    .collect(),
+            ),
             storage_class_name: class.clone(),
             resources: Some(VolumeResourceRequirements {
                 requests: Some([("storage".to_owned(), Quantity(size))].into()),

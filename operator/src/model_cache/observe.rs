@@ -42,13 +42,27 @@ pub async fn observe(object: &ModelCache, ctx: &Context) -> Result<Observed, Clu
         claim.namespace().as_deref() == Some(&namespace) && claim.name_any() == claim_name
     }) {
         Some(claim) => Some(Arc::unwrap_or_clone(claim)),
-        None => ctx.cluster.get::<PersistentVolumeClaim>(&namespace, &claim_name).await?,
+        None => {
+            ctx.cluster
+                .get::<PersistentVolumeClaim>(&namespace, &claim_name)
+                .await?
+        }
     };
     Ok(Observed {
-        jobs: ctx.stores.children(&ctx.stores.jobs, &namespace, MODEL_CACHE, &name),
-        pods: ctx.stores.children(&ctx.stores.pods, &namespace, MODEL_CACHE, &name),
+        jobs: ctx
+            .stores
+            .children(&ctx.stores.jobs, &namespace, MODEL_CACHE, &name),
+        pods: ctx
+            .stores
+            .children(&ctx.stores.pods, &namespace, MODEL_CACHE, &name),
         claim,
-        storage_classes: ctx.stores.storage_classes.state().iter().map(|c| (**c).clone()).collect(),
+        storage_classes: ctx
+            .stores
+            .storage_classes
+            .state()
+            .iter()
+            .map(|c| (**c).clone())
+            .collect(),
         users: users(ctx, &namespace, &name, &claim_name),
     })
 }
@@ -58,9 +72,7 @@ fn users(ctx: &Context, namespace: &str, cache: &str, claim: &str) -> Vec<String
     let mut users: Vec<String> = ctx
         .stores
         .deployments
-        .state_filter(|user| {
-            user.namespace().as_deref() == Some(namespace) && uses(user, cache)
-        })
+        .state_filter(|user| user.namespace().as_deref() == Some(namespace) && uses(user, cache))
         .iter()
         .map(|user| user.name_any())
         .collect();
@@ -83,15 +95,28 @@ pub fn uses(user: &ModelDeployment, cache: &str) -> bool {
     if user.metadata.deletion_timestamp.is_some() {
         return false;
     }
-    let named = user.spec.weights.as_ref().and_then(|weights| weights.cache.as_ref());
-    let recorded = user.status.as_ref().and_then(|status| status.cache.as_deref());
+    let named = user
+        .spec
+        .weights
+        .as_ref()
+        .and_then(|weights| weights.cache.as_ref());
+    let recorded = user
+        .status
+        .as_ref()
+        .and_then(|status| status.cache.as_deref());
     named.is_some_and(|reference| reference.name == cache) || recorded == Some(cache)
 }
 
 fn mounts(pod: &Pod, claim: &str) -> bool {
-    pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref()).is_some_and(|volumes| {
-        volumes.iter().any(|volume| {
-            volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim)
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.volumes.as_ref())
+        .is_some_and(|volumes| {
+            volumes.iter().any(|volume| {
+                volume
+                    .persistent_volume_claim
+                    .as_ref()
+                    .is_some_and(|source| source.claim_name == claim)
+            })
         })
-    })
 }

@@ -72,7 +72,9 @@ pub fn progress(object: &ModelCache, validated: &Validated, observed: &Observed)
                 None => claim_not_found(None, &claim_name),
             };
         }
-        Source::Hub { request, volume, .. } => (request, volume),
+        Source::Hub {
+            request, volume, ..
+        } => (request, volume),
     };
     let recorded = object.status.as_ref();
     let size_is_given = match volume {
@@ -110,7 +112,13 @@ pub fn progress(object: &ModelCache, validated: &Validated, observed: &Observed)
         status.manifest_digest.clone().filter(|_| same_claim)
     });
     if let Some(manifest_digest) = stored {
-        return Progress::Fetched(known, Stored { manifest_digest, claim_uid });
+        return Progress::Fetched(
+            known,
+            Stored {
+                manifest_digest,
+                claim_uid,
+            },
+        );
     }
     match state(observed, "fetch") {
         JobState::Done(Answer::Fetched(fetched)) if fetched_into(observed, &claim_uid) => {
@@ -120,7 +128,10 @@ pub fn progress(object: &ModelCache, validated: &Validated, observed: &Observed)
                 files: Some(fetched.files),
                 ..known
             };
-            let stored = Stored { manifest_digest: fetched.manifest_digest, claim_uid };
+            let stored = Stored {
+                manifest_digest: fetched.manifest_digest,
+                claim_uid,
+            };
             Progress::Fetched(known, stored)
         }
         state => Progress::Fetching(known, state),
@@ -147,7 +158,11 @@ fn volume_trouble(
 ) -> Option<Progress> {
     let name = super::claim_name(object);
     let blocked = |reason, message| {
-        Some(Progress::Blocked { known: Some(known.clone()), reason, message })
+        Some(Progress::Blocked {
+            known: Some(known.clone()),
+            reason,
+            message,
+        })
     };
     let class = match (volume, claim) {
         (Volume::Given, None) => return Some(claim_not_found(Some(known), &name)),
@@ -156,20 +171,31 @@ fn volume_trouble(
             if !is_ours(claim, &object.name_any()) {
                 return blocked(
                     Reason::NameConflict,
-                    format!("PersistentVolumeClaim {name} exists and is not ours; delete or rename it, or name it in spec.storage.claimName"),
+                    format!(
+                        "PersistentVolumeClaim {name} exists and is not ours; delete or rename it, or name it in spec.storage.claimName"
+                    ),
                 );
             }
             if claim.metadata.deletion_timestamp.is_some() {
                 return blocked(
                     Reason::ClaimPending,
-                    format!("PersistentVolumeClaim {name} is being deleted; it goes when no pod uses it any more, and is then made again"),
+                    format!(
+                        "PersistentVolumeClaim {name} is being deleted; it goes when no pod uses it any more, and is then made again"
+                    ),
                 );
             }
-            let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+            let phase = claim
+                .status
+                .as_ref()
+                .and_then(|status| status.phase.as_deref());
             if phase == Some("Bound") {
                 return None;
             }
-            claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_ref()).or(class.as_ref())
+            claim
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.storage_class_name.as_ref())
+                .or(class.as_ref())
         }
         (Volume::Made { class, .. }, None) => class.as_ref(),
     };
@@ -196,18 +222,28 @@ fn volume_trouble(
 fn listed(classes: &[StorageClass]) -> String {
     let mut names: Vec<_> = classes.iter().map(ResourceExt::name_any).collect();
     names.sort();
-    if names.is_empty() { "the cluster has none".to_owned() } else { format!("there are: {}", names.join(", ")) }
+    if names.is_empty() {
+        "the cluster has none".to_owned()
+    } else {
+        format!("there are: {}", names.join(", "))
+    }
 }
 
 fn is_default(class: &StorageClass) -> bool {
-    class.annotations().get("storageclass.kubernetes.io/is-default-class").map(String::as_str) == Some("true")
+    class
+        .annotations()
+        .get("storageclass.kubernetes.io/is-default-class")
+        .map(String::as_str)
+        == Some("true")
 }
 
 fn claim_not_found(known: Option<&Known>, name: &str) -> Progress {
     Progress::Blocked {
         known: known.cloned(),
         reason: Reason::ClaimNotFound,
-        message: format!("PersistentVolumeClaim {name} does not exist in this namespace; make it, or name another"),
+        message: format!(
+            "PersistentVolumeClaim {name} does not exist in this namespace; make it, or name another"
+        ),
     }
 }
 
@@ -237,7 +273,15 @@ pub fn newest<'a>(observed: &'a Observed, component: &str) -> Option<&'a Job> {
 /// Whether the newest fetch Job filled this very claim, not an older one of the same name.
 fn fetched_into(observed: &Observed, claim_uid: &str) -> bool {
     newest(observed, "fetch")
-        .and_then(|job| job.spec.as_ref()?.template.metadata.as_ref()?.annotations.as_ref())
+        .and_then(|job| {
+            job.spec
+                .as_ref()?
+                .template
+                .metadata
+                .as_ref()?
+                .annotations
+                .as_ref()
+        })
         .and_then(|annotations| annotations.get("chandler.dev/claim-uid"))
         .is_some_and(|uid| uid == claim_uid)
 }

@@ -40,11 +40,22 @@ pub fn status(
     ModelCacheStatus {
         observed_generation: generation,
         id: known.as_ref().map(|known| known.id.clone()).or(old.id),
-        commit: known.as_ref().map(|known| known.commit.clone()).or(old.commit),
-        bytes_total: known.as_ref().and_then(|known| known.bytes).or(old.bytes_total),
+        commit: known
+            .as_ref()
+            .map(|known| known.commit.clone())
+            .or(old.commit),
+        bytes_total: known
+            .as_ref()
+            .and_then(|known| known.bytes)
+            .or(old.bytes_total),
         files: known.as_ref().and_then(|known| known.files).or(old.files),
-        architecture: known.and_then(|known| known.architecture).or(old.architecture),
-        manifest_digest: facts.stored.as_ref().map(|stored| stored.manifest_digest.clone()),
+        architecture: known
+            .and_then(|known| known.architecture)
+            .or(old.architecture),
+        manifest_digest: facts
+            .stored
+            .as_ref()
+            .map(|stored| stored.manifest_digest.clone()),
         claim_name: Some(super::claim_name(object)),
         claim_uid: facts.stored.map(|stored| stored.claim_uid),
         path: facts.path,
@@ -83,7 +94,10 @@ fn facts(validated: &Validated, progress: &Progress) -> Facts {
             },
             ..Facts::default()
         },
-        Progress::Blocked { known, .. } => known.as_ref().map(|known| with(known, None)).unwrap_or_default(),
+        Progress::Blocked { known, .. } => known
+            .as_ref()
+            .map(|known| with(known, None))
+            .unwrap_or_default(),
         Progress::Resolving(_) => Facts::default(),
         Progress::Claiming(known) | Progress::Fetching(known, _) => with(known, None),
         Progress::Fetched(known, stored) => with(known, Some(stored)),
@@ -102,27 +116,46 @@ fn verdicts(outcome: &Outcome) -> (Verdict, Verdict) {
         Outcome::Reached(_, progress) => progress,
     };
     let resolved = |known: &Known| {
-        Verdict::yes(Reason::Succeeded, format!("{} at commit {}", known.id, known.commit))
+        Verdict::yes(
+            Reason::Succeeded,
+            format!("{} at commit {}", known.id, known.commit),
+        )
     };
     match progress {
         Progress::Given => (
-            Verdict::yes(Reason::Succeeded, "the weights are on a claim of this namespace"),
-            Verdict::yes(Reason::Succeeded, "the claim exists; its files are read as they are"),
+            Verdict::yes(
+                Reason::Succeeded,
+                "the weights are on a claim of this namespace",
+            ),
+            Verdict::yes(
+                Reason::Succeeded,
+                "the claim exists; its files are read as they are",
+            ),
         ),
-        Progress::Blocked { known: None, reason, message } => (
+        Progress::Blocked {
+            known: None,
+            reason,
+            message,
+        } => (
             Verdict::no(*reason, message),
             Verdict::waiting("the source is not usable yet"),
         ),
-        Progress::Blocked { known: Some(known), reason, message } => {
-            (resolved(known), Verdict::no(*reason, message))
-        }
+        Progress::Blocked {
+            known: Some(known),
+            reason,
+            message,
+        } => (resolved(known), Verdict::no(*reason, message)),
         Progress::Resolving(state) => {
             let (reason, message) = state.verdict(Reason::Resolving);
-            (Verdict::no(reason, message), Verdict::waiting("the commit is not known yet"))
+            (
+                Verdict::no(reason, message),
+                Verdict::waiting("the commit is not known yet"),
+            )
         }
-        Progress::Claiming(known) => {
-            (resolved(known), Verdict::no(Reason::ClaimPending, "the volume is being made"))
-        }
+        Progress::Claiming(known) => (
+            resolved(known),
+            Verdict::no(Reason::ClaimPending, "the volume is being made"),
+        ),
         Progress::Fetching(known, state) => {
             let (reason, message) = state.verdict(Reason::Fetching);
             (resolved(known), Verdict::no(reason, message))

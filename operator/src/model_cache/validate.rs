@@ -71,7 +71,10 @@ pub fn validate(object: &ModelCache, defaults: &PodDefaults) -> Result<Validated
     let shape = shape(spec.pod.as_ref())?;
     if let Some(claim) = &spec.source.claim {
         let path = claim.path.clone().unwrap_or_default();
-        return Ok(Validated { source: Source::Claim { path }, shape });
+        return Ok(Validated {
+            source: Source::Claim { path },
+            shape,
+        });
     }
     let Some(hub) = &spec.source.hub else {
         return Err(Violation {
@@ -81,7 +84,11 @@ pub fn validate(object: &ModelCache, defaults: &PodDefaults) -> Result<Validated
     };
     let endpoint = match &hub.endpoint {
         Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
-        None => defaults.endpoints.get(&hub.name).cloned().ok_or_else(|| no_endpoint(hub.name))?,
+        None => defaults
+            .endpoints
+            .get(&hub.name)
+            .cloned()
+            .ok_or_else(|| no_endpoint(hub.name))?,
     };
     let storage = spec.storage.clone().unwrap_or_default();
     Ok(Validated {
@@ -122,12 +129,16 @@ fn volume(storage: CacheStorage) -> Volume {
     Volume::Made {
         class: storage.storage_class_name,
         size: storage.size,
-        access_modes: storage.access_modes.unwrap_or_else(|| vec![AccessMode::ReadWriteOnce]),
+        access_modes: storage
+            .access_modes
+            .unwrap_or_else(|| vec![AccessMode::ReadWriteOnce]),
     }
 }
 
 fn shape(pod: Option<&CachePod>) -> Result<PodShape, Violation> {
-    let Some(pod) = pod else { return Ok(PodShape::default()) };
+    let Some(pod) = pod else {
+        return Ok(PodShape::default());
+    };
     let CachePod {
         node_selector,
         tolerations,
@@ -143,7 +154,10 @@ fn shape(pod: Option<&CachePod>) -> Result<PodShape, Violation> {
         affinity: affinity.as_ref().map(parse_affinity).transpose()?,
         runtime_class: runtime_class_name.clone(),
         security: security_context.clone(),
-        pull_secrets: image_pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
+        pull_secrets: image_pull_secrets
+            .iter()
+            .map(|secret| secret.name.clone())
+            .collect(),
         ..PodShape::default()
     })
 }

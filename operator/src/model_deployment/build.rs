@@ -46,11 +46,16 @@ pub fn build(
     observed: &Observed,
     defaults: &PodDefaults,
 ) -> Objects {
-    let mut objects =
-        Objects { service: Some(service::build_service(object)), ..Objects::default() };
+    let mut objects = Objects {
+        service: Some(service::build_service(object)),
+        ..Objects::default()
+    };
     if let WeightsFrom::Hub { request, token } = &validated.weights {
         let asked = digest::of(request);
-        let old = observed.jobs.iter().filter(|job| job.annotations().get(REQUEST) != Some(&asked));
+        let old = observed
+            .jobs
+            .iter()
+            .filter(|job| job.annotations().get(REQUEST) != Some(&asked));
         objects.stale_jobs = old.cloned().collect();
         match resolution {
             Resolution::Asking(state) => {
@@ -71,14 +76,20 @@ pub fn build(
                     defaults,
                 };
                 let job = hub_job::build(object, Family::Deployment, &parts);
-                let over = matches!(state, JobState::Lost | JobState::Done(Answer::Failed(_) | Answer::Fetched(_)));
+                let over = matches!(
+                    state,
+                    JobState::Lost | JobState::Done(Answer::Failed(_) | Answer::Fetched(_))
+                );
                 let replaced = observed
                     .jobs
                     .iter()
                     .filter(|old| old.annotations().get(REQUEST) == Some(&asked))
                     .filter(|old| old.name_any() != job.name_any() || over);
                 objects.stale_jobs.extend(replaced.cloned());
-                let in_the_way = objects.stale_jobs.iter().any(|old| old.name_any() == job.name_any());
+                let in_the_way = objects
+                    .stale_jobs
+                    .iter()
+                    .any(|old| old.name_any() == job.name_any());
                 objects.job = (!in_the_way).then_some(job);
             }
             Resolution::Found(found) => {
@@ -88,7 +99,9 @@ pub fn build(
         }
     }
     if let CacheState::Ready(weights) = cache_state {
-        objects.workload = Some(workload::build_workload(object, validated, weights, defaults));
+        objects.workload = Some(workload::build_workload(
+            object, validated, weights, defaults,
+        ));
     }
     objects
 }

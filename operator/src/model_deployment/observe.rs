@@ -52,10 +52,20 @@ pub async fn observe(object: &ModelDeployment, ctx: &Context) -> Result<Observed
     let namespace = object.namespace().unwrap_or_default();
     let name = object.name_any();
     let stores = &ctx.stores;
-    let card = object.spec.model.card.as_ref().and_then(|card| stores.cards.get(&ObjectRef::new(card)));
+    let card = object
+        .spec
+        .model
+        .card
+        .as_ref()
+        .and_then(|card| stores.cards.get(&ObjectRef::new(card)));
     let mut cards = Vec::new();
     if object.spec.model.card.is_some() && card.is_none() {
-        cards = stores.cards.state().iter().map(|card| card.name_any()).collect();
+        cards = stores
+            .cards
+            .state()
+            .iter()
+            .map(|card| card.name_any())
+            .collect();
         cards.sort();
     }
     let mut strangers = Vec::new();
@@ -86,9 +96,7 @@ async fn own<K>(
     strangers: &mut Vec<Stranger>,
 ) -> Result<Option<K>, ClusterError>
 where
-    K: Kind
-        + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>
-       ,
+    K: Kind + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
 {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let uid = object.uid().unwrap_or_default();

@@ -52,7 +52,11 @@ pub fn resolution(
     observed: &Observed,
 ) -> Result<Resolution, Violation> {
     let request = match &validated.weights {
-        WeightsFrom::Cache { name, .. } => return Ok(Resolution::Cached { cache: name.clone() }),
+        WeightsFrom::Cache { name, .. } => {
+            return Ok(Resolution::Cached {
+                cache: name.clone(),
+            });
+        }
         WeightsFrom::Hub { request, .. } => request,
     };
     let asked = digest::of(request);
@@ -137,7 +141,11 @@ pub enum CacheState {
 
 /// Reads how far the cache has come.
 #[must_use]
-pub fn cache_state(validated: &Validated, resolution: &Resolution, observed: &Observed) -> CacheState {
+pub fn cache_state(
+    validated: &Validated,
+    resolution: &Resolution,
+    observed: &Observed,
+) -> CacheState {
     let name = match (&validated.weights, resolution) {
         (WeightsFrom::Cache { name, .. }, _) => name,
         (WeightsFrom::Hub { .. }, Resolution::Found(_)) => "",
@@ -160,7 +168,10 @@ pub fn cache_state(validated: &Validated, resolution: &Resolution, observed: &Ob
     if let WeightsFrom::Cache { revision, .. } = &validated.weights
         && let Some(message) = mismatch(cache, validated, revision.as_deref())
     {
-        return CacheState::Waiting { reason: Reason::CacheMismatch, message };
+        return CacheState::Waiting {
+            reason: Reason::CacheMismatch,
+            message,
+        };
     }
     usable(cache)
 }
@@ -169,20 +180,31 @@ fn usable(cache: &ModelCache) -> CacheState {
     let name = cache.name_any();
     let waiting = |reason, message| CacheState::Waiting { reason, message };
     if cache.metadata.deletion_timestamp.is_some() {
-        return waiting(Reason::Waiting, format!("ModelCache {name} is being deleted"));
+        return waiting(
+            Reason::Waiting,
+            format!("ModelCache {name} is being deleted"),
+        );
     }
     let Some(status) = cache
         .status
         .as_ref()
         .filter(|status| Some(status.observed_generation) == cache.metadata.generation)
     else {
-        return waiting(Reason::Fetching, format!("ModelCache {name} has only just been made"));
+        return waiting(
+            Reason::Fetching,
+            format!("ModelCache {name} has only just been made"),
+        );
     };
     let Some(ready) = conditions::find(&status.conditions, ConditionType::Ready) else {
-        return waiting(Reason::Fetching, format!("ModelCache {name} has only just been made"));
+        return waiting(
+            Reason::Fetching,
+            format!("ModelCache {name} has only just been made"),
+        );
     };
     if ready.status != "True" {
-        let reason = Reason::ALL.iter().find(|reason| reason.as_str() == ready.reason);
+        let reason = Reason::ALL
+            .iter()
+            .find(|reason| reason.as_str() == ready.reason);
         return waiting(
             reason.copied().unwrap_or(Reason::Fetching),
             format!("ModelCache {name}: {}", ready.message),
@@ -194,7 +216,10 @@ fn usable(cache: &ModelCache) -> CacheState {
             path: path.clone(),
             bytes: status.bytes_total,
         }),
-        _ => waiting(Reason::Fetching, format!("ModelCache {name} does not say where its files are")),
+        _ => waiting(
+            Reason::Fetching,
+            format!("ModelCache {name} does not say where its files are"),
+        ),
     }
 }
 
@@ -222,7 +247,10 @@ fn mismatch(cache: &ModelCache, validated: &Validated, revision: Option<&str>) -
             source.files.clone().unwrap_or_default()
         ));
     }
-    let commit = cache.status.as_ref().and_then(|status| status.commit.as_deref());
+    let commit = cache
+        .status
+        .as_ref()
+        .and_then(|status| status.commit.as_deref());
     match revision {
         Some(revision) if revision == hub.revision || Some(revision) == commit => None,
         Some(revision) if answer::is_commit(revision) || revision != hub.revision => Some(format!(

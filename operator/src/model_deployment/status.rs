@@ -56,7 +56,11 @@ pub fn status(
     let old = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation.unwrap_or_default();
     let name = object.name_any();
-    let counts = observed.workload.as_ref().and_then(|workload| workload.status.clone()).unwrap_or_default();
+    let counts = observed
+        .workload
+        .as_ref()
+        .and_then(|workload| workload.status.clone())
+        .unwrap_or_default();
     let (model, cache) = match outcome {
         Outcome::Invalid(_) => (old.model, old.cache),
         Outcome::Reached(reached) => (
@@ -107,7 +111,11 @@ fn model(reached: &Reached, observed: &Observed) -> ResolvedModel {
             model.request = Some(digest::of(request));
         }
         _ => {
-            if let Some(status) = observed.cache.as_ref().and_then(|cache| cache.status.as_ref()) {
+            if let Some(status) = observed
+                .cache
+                .as_ref()
+                .and_then(|cache| cache.status.as_ref())
+            {
                 model.commit = status.commit.clone().filter(|commit| is_commit(commit));
                 model.bytes = status.bytes_total;
                 model.architecture.clone_from(&status.architecture);
@@ -137,7 +145,14 @@ fn verdicts(
         _ => ready(object, observed, wanted, &healthy),
     };
     // What is not known yet is not ready.
-    let ready = if ready.holds == Holds::Unknown { Verdict { holds: Holds::No, ..ready } } else { ready };
+    let ready = if ready.holds == Holds::Unknown {
+        Verdict {
+            holds: Holds::No,
+            ..ready
+        }
+    } else {
+        ready
+    };
     vec![
         (ConditionType::Ready, ready),
         (ConditionType::ModelResolved, resolved),
@@ -162,12 +177,18 @@ fn model_resolved(outcome: &Outcome) -> Verdict {
             Reason::Succeeded,
             format!(
                 "{} at commit {} ({}, {} billion parameters, quantization {}, {} bytes)",
-                found.id, found.commit, choice.format.as_str(), choice.size_in_billions, choice.quantization, found.bytes
+                found.id,
+                found.commit,
+                choice.format.as_str(),
+                choice.size_in_billions,
+                choice.quantization,
+                found.bytes
             ),
         ),
-        Resolution::Cached { cache } => {
-            Verdict::yes(Reason::Succeeded, format!("the weights come from ModelCache {cache}"))
-        }
+        Resolution::Cached { cache } => Verdict::yes(
+            Reason::Succeeded,
+            format!("the weights come from ModelCache {cache}"),
+        ),
     }
 }
 
@@ -179,7 +200,10 @@ fn weights_cached(outcome: &Outcome) -> Verdict {
             CacheState::Waiting { reason, message } => Verdict::no(*reason, message),
             CacheState::Ready(weights) => Verdict::yes(
                 Reason::Succeeded,
-                format!("every file is on claim {} in /{}", weights.claim, weights.path),
+                format!(
+                    "every file is on claim {} in /{}",
+                    weights.claim, weights.path
+                ),
             ),
         },
     }
@@ -187,7 +211,9 @@ fn weights_cached(outcome: &Outcome) -> Verdict {
 
 /// Pods of the Deployment's present template.
 fn current_pods(observed: &Observed) -> Vec<&Pod> {
-    let Some(workload) = &observed.workload else { return Vec::new() };
+    let Some(workload) = &observed.workload else {
+        return Vec::new();
+    };
     let revision = revision(workload);
     observed
         .pods
@@ -199,7 +225,13 @@ fn current_pods(observed: &Observed) -> Vec<&Pod> {
 
 fn revision(workload: &Deployment) -> Option<&str> {
     let template = &workload.spec.template;
-    template.metadata.as_ref()?.annotations.as_ref()?.get(REVISION).map(String::as_str)
+    template
+        .metadata
+        .as_ref()?
+        .annotations
+        .as_ref()?
+        .get(REVISION)
+        .map(String::as_str)
 }
 
 fn runtime_healthy(observed: &Observed, now: Timestamp) -> Verdict {
@@ -212,7 +244,11 @@ fn runtime_healthy(observed: &Observed, now: Timestamp) -> Verdict {
         {
             return Verdict::no(trouble.reason, trouble.message);
         }
-        if let Some(error) = observed.saying.get(&pod.name_any()).and_then(|said| said.error.as_ref()) {
+        if let Some(error) = observed
+            .saying
+            .get(&pod.name_any())
+            .and_then(|said| said.error.as_ref())
+        {
             let message = format!("pod {}: {}", pod.name_any(), error.message);
             return Verdict::no(Reason::LoadFailed, message);
         }
@@ -225,8 +261,20 @@ fn runtime_healthy(observed: &Observed, now: Timestamp) -> Verdict {
 
 /// A container that runs and does not even answer its startup probe.
 fn silent(pod: &Pod, now: Timestamp) -> Option<Verdict> {
-    let container = pod.status.as_ref()?.container_statuses.as_ref()?.iter().find(|c| c.name == "serve")?;
-    let since = container.state.as_ref()?.running.as_ref()?.started_at.as_ref()?;
+    let container = pod
+        .status
+        .as_ref()?
+        .container_statuses
+        .as_ref()?
+        .iter()
+        .find(|c| c.name == "serve")?;
+    let since = container
+        .state
+        .as_ref()?
+        .running
+        .as_ref()?
+        .started_at
+        .as_ref()?;
     let seconds = now.duration_since(since.0).as_secs();
     (container.started != Some(true) && seconds > PROBE_PATIENCE_SECONDS).then(|| {
         Verdict::no(
@@ -247,14 +295,19 @@ fn available(object: &ModelDeployment, observed: &Observed) -> Verdict {
     if object.spec.replicas == 0 {
         return Verdict::no(Reason::Suspended, "spec.replicas is 0");
     }
-    let (reason, message) = pending(observed)
-        .unwrap_or((Reason::NoReadyReplica, "no replica answers yet".to_owned()));
+    let (reason, message) =
+        pending(observed).unwrap_or((Reason::NoReadyReplica, "no replica answers yet".to_owned()));
     Verdict::no(reason, message)
 }
 
 fn ready_replicas(observed: &Observed) -> i32 {
-    let status = observed.workload.as_ref().and_then(|workload| workload.status.as_ref());
-    status.and_then(|status| status.ready_replicas).unwrap_or_default()
+    let status = observed
+        .workload
+        .as_ref()
+        .and_then(|workload| workload.status.as_ref());
+    status
+        .and_then(|status| status.ready_replicas)
+        .unwrap_or_default()
 }
 
 /// Why pods are not even running: no node, or refused before they were made.
@@ -267,28 +320,57 @@ fn pending(observed: &Observed) -> Option<(Reason, String)> {
         return Some((trouble.reason, trouble.message));
     }
     let workload = observed.workload.as_ref()?;
-    let refused = workload.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| {
-        condition.type_.as_deref() == Some("ReplicaFailure") && condition.status.as_deref() == Some("True")
-    })?;
+    let refused = workload
+        .status
+        .as_ref()?
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|condition| {
+            condition.type_.as_deref() == Some("ReplicaFailure")
+                && condition.status.as_deref() == Some("True")
+        })?;
     let message = refused.message.clone().unwrap_or_default();
-    Some((Reason::PodsRefused, format!("pods of Deployment {} are refused: {message}", workload.name_any())))
+    Some((
+        Reason::PodsRefused,
+        format!(
+            "pods of Deployment {} are refused: {message}",
+            workload.name_any()
+        ),
+    ))
 }
 
 fn suspended(object: &ModelDeployment, observed: &Observed) -> Verdict {
-    let status = observed.workload.as_ref().and_then(|workload| workload.status.as_ref());
-    let left = status.and_then(|status| status.replicas).unwrap_or_default();
+    let status = observed
+        .workload
+        .as_ref()
+        .and_then(|workload| workload.status.as_ref());
+    let left = status
+        .and_then(|status| status.replicas)
+        .unwrap_or_default();
     if left > 0 || !is_current(object, observed) {
-        return Verdict::no(Reason::RollingOut, format!("spec.replicas is 0; {left} pods are leaving"));
+        return Verdict::no(
+            Reason::RollingOut,
+            format!("spec.replicas is 0; {left} pods are leaving"),
+        );
     }
-    Verdict::yes(Reason::Suspended, "spec.replicas is 0: nothing runs and the weights are kept")
+    Verdict::yes(
+        Reason::Suspended,
+        "spec.replicas is 0: nothing runs and the weights are kept",
+    )
 }
 
 /// Whether the Deployment's controller has seen what we applied.
 fn is_current(object: &ModelDeployment, observed: &Observed) -> bool {
     observed.workload.as_ref().is_some_and(|workload| {
-        let seen = workload.status.as_ref().and_then(|status| status.observed_generation);
+        let seen = workload
+            .status
+            .as_ref()
+            .and_then(|status| status.observed_generation);
         let wanted = workload.spec.replicas;
-        seen.is_some() && seen == workload.metadata.generation && wanted == Some(object.spec.replicas)
+        seen.is_some()
+            && seen == workload.metadata.generation
+            && wanted == Some(object.spec.replicas)
     })
 }
 
@@ -299,7 +381,11 @@ fn ready(
     healthy: &Verdict,
 ) -> Verdict {
     let wanted = object.spec.replicas;
-    let counts = observed.workload.as_ref().and_then(|workload| workload.status.clone()).unwrap_or_default();
+    let counts = observed
+        .workload
+        .as_ref()
+        .and_then(|workload| workload.status.clone())
+        .unwrap_or_default();
     let (all, updated, ready) = (
         counts.replicas.unwrap_or_default(),
         counts.updated_replicas.unwrap_or_default(),
@@ -309,7 +395,10 @@ fn ready(
     if current && updated == wanted && all == wanted && ready == wanted {
         return Verdict::yes(
             Reason::AllReplicasReady,
-            format!("{ready} of {wanted} replicas are ready at {}", service::endpoint(object)),
+            format!(
+                "{ready} of {wanted} replicas are ready at {}",
+                service::endpoint(object)
+            ),
         );
     }
     if healthy.holds == Holds::No {
@@ -321,19 +410,38 @@ fn ready(
     if current && all > updated {
         return Verdict::no(
             Reason::RollingOut,
-            format!("{updated} of {wanted} replicas have the new revision, {} of the old one are left", all - updated),
+            format!(
+                "{updated} of {wanted} replicas have the new revision, {} of the old one are left",
+                all - updated
+            ),
         );
     }
-    Verdict::no(Reason::Starting, format!("{ready} of {wanted} replicas are ready{}", loading(observed)))
+    Verdict::no(
+        Reason::Starting,
+        format!(
+            "{ready} of {wanted} replicas are ready{}",
+            loading(observed)
+        ),
+    )
 }
 
 /// How far the slowest pod is, in its own words.
 fn loading(observed: &Observed) -> String {
-    let total = observed.cache.as_ref().and_then(|cache| cache.status.as_ref()).and_then(|s| s.bytes_total);
+    let total = observed
+        .cache
+        .as_ref()
+        .and_then(|cache| cache.status.as_ref())
+        .and_then(|s| s.bytes_total);
     current_pods(observed)
         .into_iter()
         .find_map(|pod| Some((pod.name_any(), observed.saying.get(&pod.name_any())?)))
-        .map(|(name, said)| format!("; pod {name} says: {}{}", said.phase.to_lowercase(), percent(said, total)))
+        .map(|(name, said)| {
+            format!(
+                "; pod {name} says: {}{}",
+                said.phase.to_lowercase(),
+                percent(said, total)
+            )
+        })
         .unwrap_or_default()
 }
 

@@ -54,7 +54,10 @@ pub enum WeightsFrom {
 
 /// The accelerator where the spec names none: never silently the CPU.
 fn default_accelerator() -> Accelerator {
-    Accelerator { kind: "nvidia.com/gpu".to_owned(), count: 1 }
+    Accelerator {
+        kind: "nvidia.com/gpu".to_owned(),
+        count: 1,
+    }
 }
 
 /// Tokens of a context where neither card nor spec say.
@@ -94,14 +97,24 @@ pub fn validate(
         .unwrap_or_else(default_accelerator);
     Ok(Validated {
         weights: weights(object, &choice, defaults)?,
-        served_names: spec.model.served_names.clone().unwrap_or_else(|| vec![object.name_any()]),
+        served_names: spec
+            .model
+            .served_names
+            .clone()
+            .unwrap_or_else(|| vec![object.name_any()]),
         shape: shape(object, &accelerator)?,
         accelerator,
         context_length: limits.context_length,
-        longest_context: limits.context_length.or(model.context_length).unwrap_or(USUAL_CONTEXT),
-        max_sequences: limits
-            .max_sequences
-            .or_else(|| model.defaults.as_ref().and_then(|defaults| defaults.max_sequences)),
+        longest_context: limits
+            .context_length
+            .or(model.context_length)
+            .unwrap_or(USUAL_CONTEXT),
+        max_sequences: limits.max_sequences.or_else(|| {
+            model
+                .defaults
+                .as_ref()
+                .and_then(|defaults| defaults.max_sequences)
+        }),
         request_timeout_seconds: limits.request_timeout_seconds,
         choice,
     })
@@ -158,11 +171,18 @@ fn weights(
     let source = &choice.source;
     let endpoint = match spec.endpoint {
         Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
-        None => {
-            defaults.endpoints.get(&source.hub).cloned().ok_or_else(|| no_endpoint(source.hub))?
-        }
+        None => defaults
+            .endpoints
+            .get(&source.hub)
+            .cloned()
+            .ok_or_else(|| no_endpoint(source.hub))?,
     };
-    let revision = object.spec.model.revision.clone().or_else(|| source.revision.clone());
+    let revision = object
+        .spec
+        .model
+        .revision
+        .clone()
+        .or_else(|| source.revision.clone());
     Ok(WeightsFrom::Hub {
         request: HubRequest {
             hub: source.hub,
@@ -209,6 +229,10 @@ fn shape(object: &ModelDeployment, accelerator: &Accelerator) -> Result<PodShape
         runtime_class: pod.runtime_class_name,
         scheduler: pod.scheduler_name,
         security: pod.security_context,
-        pull_secrets: runtime.image_pull_secrets.into_iter().map(|secret| secret.name).collect(),
+        pull_secrets: runtime
+            .image_pull_secrets
+            .into_iter()
+            .map(|secret| secret.name)
+            .collect(),
     })
 }

@@ -26,20 +26,31 @@ pub fn pick(model: &ModelCardSpec, selection: &ModelSelection) -> Result<Choice,
     let left: Vec<&Variant> = model
         .variants
         .iter()
-        .filter(|variant| selection.format.is_none_or(|format| variant.format == format))
         .filter(|variant| {
-            wanted_size.as_ref().is_none_or(|wanted| size(&variant.size_in_billions) == *wanted)
+            selection
+                .format
+                .is_none_or(|format| variant.format == format)
+        })
+        .filter(|variant| {
+            wanted_size
+                .as_ref()
+                .is_none_or(|wanted| size(&variant.size_in_billions) == *wanted)
         })
         .collect();
     if left.is_empty() {
         return Err(not_found(model, "no variant has this size and format"));
     }
-    let with_quantization: Vec<(&Variant, &String)> =
-        left.iter().filter_map(|variant| Some((*variant, quantization(variant, selection)?))).collect();
+    let with_quantization: Vec<(&Variant, &String)> = left
+        .iter()
+        .filter_map(|variant| Some((*variant, quantization(variant, selection)?)))
+        .collect();
     let (variant, quantization) = match with_quantization.as_slice() {
         [] => {
             let wanted = selection.quantization.as_deref().unwrap_or_default();
-            return Err(not_found(model, &format!("quantization {wanted:?} is not offered")));
+            return Err(not_found(
+                model,
+                &format!("quantization {wanted:?} is not offered"),
+            ));
         }
         [only] => *only,
         _ => {
@@ -58,7 +69,11 @@ pub fn pick(model: &ModelCardSpec, selection: &ModelSelection) -> Result<Choice,
         Some(hub) => variant.sources.iter().find(|source| source.hub == hub),
     };
     let Some(source) = source else {
-        let hubs: Vec<_> = variant.sources.iter().map(|source| source.hub.as_str()).collect();
+        let hubs: Vec<_> = variant
+            .sources
+            .iter()
+            .map(|source| source.hub.as_str())
+            .collect();
         return Err(Violation {
             reason: Reason::HubNotOffered,
             message: format!(
@@ -79,7 +94,10 @@ pub fn pick(model: &ModelCardSpec, selection: &ModelSelection) -> Result<Choice,
 fn quantization<'a>(variant: &'a Variant, selection: &ModelSelection) -> Option<&'a String> {
     match &selection.quantization {
         None => variant.quantizations.first(),
-        Some(wanted) => variant.quantizations.iter().find(|name| name.eq_ignore_ascii_case(wanted)),
+        Some(wanted) => variant
+            .quantizations
+            .iter()
+            .find(|name| name.eq_ignore_ascii_case(wanted)),
     }
 }
 
@@ -90,7 +108,11 @@ fn size(text: &str) -> String {
     let whole = whole.trim_start_matches('0');
     let part = part.trim_end_matches('0');
     let whole = if whole.is_empty() { "0" } else { whole };
-    if part.is_empty() { whole.to_owned() } else { format!("{whole}.{part}") }
+    if part.is_empty() {
+        whole.to_owned()
+    } else {
+        format!("{whole}.{part}")
+    }
 }
 
 fn filled(source: &Source, quantization: &str) -> Source {
@@ -100,7 +122,10 @@ fn filled(source: &Source, quantization: &str) -> Source {
         id: fill(&source.id),
         aliases: source.aliases.iter().map(fill).collect(),
         revision: source.revision.clone(),
-        files: source.files.as_ref().map(|files| files.iter().map(fill).collect()),
+        files: source
+            .files
+            .as_ref()
+            .map(|files| files.iter().map(fill).collect()),
     }
 }
 
@@ -150,11 +175,20 @@ mod tests {
     #[test]
     fn sizes_are_numbers_and_quantizations_have_no_case() {
         let choice = check(json!({"sizeInBillions": "1.50", "quantization": "q8_0"})).unwrap();
-        assert_eq!((choice.size_in_billions.as_str(), choice.quantization.as_str()), ("1.5", "Q8_0"));
+        assert_eq!(
+            (
+                choice.size_in_billions.as_str(),
+                choice.quantization.as_str()
+            ),
+            ("1.5", "Q8_0")
+        );
         assert_eq!(choice.source.files.unwrap(), ["x.Q8_0.gguf"]);
         let choice = check(json!({"sizeInBillions": "11", "format": "ggufv2"})).unwrap();
         assert_eq!(choice.source.id, "a/large-Q4_1");
-        assert_eq!(check(json!({"quantization": "none"})).unwrap().source.id, "a/large");
+        assert_eq!(
+            check(json!({"quantization": "none"})).unwrap().source.id,
+            "a/large"
+        );
     }
 
     #[test]
@@ -167,7 +201,13 @@ mod tests {
         ] {
             let violation = check(selection).unwrap_err();
             assert_eq!(violation.reason, reason);
-            assert!(violation.message.contains("sizeInBillions \"1.5\" format ggufv2 quantization Q4_1|Q8_0"), "{}", violation.message);
+            assert!(
+                violation
+                    .message
+                    .contains("sizeInBillions \"1.5\" format ggufv2 quantization Q4_1|Q8_0"),
+                "{}",
+                violation.message
+            );
         }
         let violation = check(json!({"quantization": "none", "hub": "modelscope"})).unwrap_err();
         assert_eq!(violation.reason, Reason::HubNotOffered);

@@ -23,15 +23,31 @@ pub fn cache_name(object: &ModelDeployment, validated: &Validated, found: &Found
     let spec = spec(object, validated, found, None);
     let hub = spec.source.hub.as_ref();
     let endpoint = hub.and_then(|hub| hub.endpoint.clone());
-    let modes = spec.storage.as_ref().and_then(|storage| storage.access_modes.clone());
+    let modes = spec
+        .storage
+        .as_ref()
+        .and_then(|storage| storage.access_modes.clone());
     // A volume for one node only is where its first user can run.
     let placement = (modes != Some(vec![AccessMode::ReadWriteMany])).then(|| {
-        spec.pod.as_ref().map(|pod| (&pod.node_selector, &pod.tolerations, &pod.affinity, &pod.runtime_class_name))
+        spec.pod.as_ref().map(|pod| {
+            (
+                &pod.node_selector,
+                &pod.tolerations,
+                &pod.affinity,
+                &pod.runtime_class_name,
+            )
+        })
     });
-    let storage = object.spec.weights.as_ref().and_then(|weights| weights.storage.as_ref());
+    let storage = object
+        .spec
+        .weights
+        .as_ref()
+        .and_then(|weights| weights.storage.as_ref());
     let needs = json!([
         hub.map(|hub| (hub.name, &hub.id, &hub.revision, hub.format, &hub.files)),
-        endpoint, storage, placement,
+        endpoint,
+        storage,
+        placement,
     ]);
     format!("weights-{}", digest::of(&needs))
 }
@@ -68,12 +84,16 @@ fn spec(
     token: Option<crate::api::SecretKey>,
 ) -> ModelCacheSpec {
     let (endpoint, files) = match &validated.weights {
-        WeightsFrom::Hub { request, .. } => {
-            (Some(request.endpoint.clone()), request.files.clone())
-        }
+        WeightsFrom::Hub { request, .. } => (Some(request.endpoint.clone()), request.files.clone()),
         WeightsFrom::Cache { .. } => (None, Vec::new()),
     };
-    let storage = object.spec.weights.clone().unwrap_or_default().storage.unwrap_or_default();
+    let storage = object
+        .spec
+        .weights
+        .clone()
+        .unwrap_or_default()
+        .storage
+        .unwrap_or_default();
     let pod = object.spec.pod.clone().unwrap_or_default();
     let mut tolerations = pod.tolerations;
     if validated.accelerator.kind != "cpu" {

@@ -44,11 +44,21 @@ pub fn build_container(
     let env: Vec<EnvVar> = runtime
         .env
         .iter()
-        .map(|entry| EnvVar { name: entry.name.clone(), value: Some(entry.value.clone()), value_from: None })
+        .map(|entry| EnvVar {
+            name: entry.name.clone(),
+            value: Some(entry.value.clone()),
+            value_from: None,
+        })
         .collect();
     let memory = memory(validated, weights);
-    let mut requests = vec![("cpu", "500m".to_owned()), ("memory", quantity::mebibytes(memory.needed))];
-    let mut limits = vec![("cpu", "8".to_owned()), ("memory", quantity::mebibytes(memory.most))];
+    let mut requests = vec![
+        ("cpu", "500m".to_owned()),
+        ("memory", quantity::mebibytes(memory.needed)),
+    ];
+    let mut limits = vec![
+        ("cpu", "8".to_owned()),
+        ("memory", quantity::mebibytes(memory.most)),
+    ];
     let accelerator = &validated.accelerator;
     if accelerator.kind != "cpu" {
         requests.push((&accelerator.kind, accelerator.count.to_string()));
@@ -58,20 +68,47 @@ pub fn build_container(
         name: "serve".to_owned(),
         image: Some(runtime.image.unwrap_or_else(|| defaults.image.clone())),
         image_pull_policy: Some(
-            runtime.image_pull_policy.unwrap_or(defaults.pull_policy).as_str().to_owned(),
+            runtime
+                .image_pull_policy
+                .unwrap_or(defaults.pull_policy)
+                .as_str()
+                .to_owned(),
         ),
         args: Some(arguments(validated, weights)),
         env: (!env.is_empty()).then_some(env),
-        ports: Some(vec![port(HTTP_PORT_NAME, 8080), port(MANAGEMENT_PORT_NAME, 8081)]),
-        volume_mounts: Some(vec![child::mount("weights", WEIGHTS_FOLDER, true), temporary]),
-        resources: Some(child::resources(runtime.resources.as_ref(), &requests, &limits)),
+        ports: Some(vec![
+            port(HTTP_PORT_NAME, 8080),
+            port(MANAGEMENT_PORT_NAME, 8081),
+        ]),
+        volume_mounts: Some(vec![
+            child::mount("weights", WEIGHTS_FOLDER, true),
+            temporary,
+        ]),
+        resources: Some(child::resources(
+            runtime.resources.as_ref(),
+            &requests,
+            &limits,
+        )),
         // The process answers /healthz from its first moment, so a long load is never taken for a death.
-        startup_probe: Some(Probe { failure_threshold: Some(60), ..probe("/healthz", 1) }),
-        liveness_probe: Some(Probe { failure_threshold: Some(3), timeout_seconds: Some(5), ..probe("/healthz", 10) }),
-        readiness_probe: Some(Probe { failure_threshold: Some(3), timeout_seconds: Some(2), ..probe("/readyz", 1) }),
+        startup_probe: Some(Probe {
+            failure_threshold: Some(60),
+            ..probe("/healthz", 1)
+        }),
+        liveness_probe: Some(Probe {
+            failure_threshold: Some(3),
+            timeout_seconds: Some(5),
+            ..probe("/healthz", 10)
+        }),
+        readiness_probe: Some(Probe {
+            failure_threshold: Some(3),
+            timeout_seconds: Some(2),
+            ..probe("/readyz", 1)
+        }),
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
-                sleep: Some(SleepAction { seconds: PRE_STOP_SECONDS }),
+                sleep: Some(SleepAction {
+                    seconds: PRE_STOP_SECONDS,
+                }),
                 ..LifecycleHandler::default()
             }),
             ..Lifecycle::default()
@@ -93,7 +130,14 @@ fn arguments(validated: &Validated, weights: &Weights) -> Vec<String> {
     for name in &validated.served_names {
         flag("served-name", name);
     }
-    flag("device", if validated.accelerator.kind == "cpu" { "cpu" } else { "cuda" });
+    flag(
+        "device",
+        if validated.accelerator.kind == "cpu" {
+            "cpu"
+        } else {
+            "cuda"
+        },
+    );
     if let Some(length) = validated.context_length {
         flag("context-length", &length.to_string());
     }
@@ -145,5 +189,8 @@ fn memory(validated: &Validated, weights: &Weights) -> Memory {
     let context = 2.0 * 46.0 * 1024.0 * billions.sqrt() * validated.longest_context as f64;
     let sequences = f64::from(validated.max_sequences.unwrap_or(16));
     let needed = bytes * 1.6 + context + 256.0 * MEBIBYTE;
-    Memory { needed: needed as i64, most: (needed + context * (sequences - 1.0)) as i64 }
+    Memory {
+        needed: needed as i64,
+        most: (needed + context * (sequences - 1.0)) as i64,
+    }
 }

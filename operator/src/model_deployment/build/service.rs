@@ -39,5 +39,8 @@ pub fn build_service(object: &ModelDeployment) -> Service {
 pub fn endpoint(object: &ModelDeployment) -> String {
     let port = object.spec.service.clone().unwrap_or_default().port;
     let namespace = object.namespace().unwrap_or_default();
-    format!("http://{}.{namespace}.svc.cluster.local:{port}/v1", object.name_any())
+    format!(
+        "http://{}.{namespace}.svc.cluster.local:{port}/v1",
+        object.name_any()
+    )
 }

@@ -28,7 +28,10 @@ pub fn build_workload(
     let own_labels = child::labels(Family::Deployment, &name, "serve");
     let (temporary, temporary_mount) = child::temporary_volume();
     let container = runtime::build_container(object, validated, weights, defaults, temporary_mount);
-    let volumes = vec![child::claim_volume("weights", &weights.claim, true), temporary];
+    let volumes = vec![
+        child::claim_volume("weights", &weights.claim, true),
+        temporary,
+    ];
     let mut pod = child::restricted_pod(&validated.shape, container, volumes, defaults);
     pod.termination_grace_period_seconds = Some(runtime::GRACE_SECONDS);
     let extra = object.spec.pod.clone().unwrap_or_default();
