@@ -52,7 +52,7 @@ pub fn build_container(
         .collect();
     let memory = memory(validated, weights);
     let mut requests = vec![
-        ("cpu", "500m".to_owned()),
+        ("cpu", "250m".to_owned()),
         ("memory", quantity::mebibytes(memory.needed)),
     ];
     let mut limits = vec![
