@@ -4,11 +4,11 @@
 //! the input with the weight's sign, at most 2 * 128 * 127.
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _mm_loadu_si128, _mm256_abs_epi8, _mm256_add_epi32, _mm256_and_si256,
-    _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
-    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
-    _mm256_mul_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
-    _mm256_setzero_ps, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_slli_epi32,
+    __m128i, __m256, __m256i, _mm_loadu_si128, _mm256_abs_epi8, _mm256_add_epi16, _mm256_add_epi32,
+    _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32,
+    _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
+    _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_slli_epi32,
     _mm256_srli_epi16, _mm256_storeu_ps, _mm256_xor_si256,
 };
 
@@ -16,7 +16,7 @@ use super::matmul::{BlockInput, GroupOutput};
 use super::matrix::{BLOCK, GROUP};
 
 /// Input rows computed together; two registers each, of the sixteen that there are.
-const TILE: usize = 3;
+const TILE: usize = 2;
 
 macro_rules! by_tiles {
     ($rows:expr, |$first:ident, $n:ident| $call:expr) => {{
@@ -29,10 +29,6 @@ macro_rules! by_tiles {
         match $rows - $first {
             1 => {
                 const $n: usize = 1;
-                $call
-            }
-            2 => {
-                const $n: usize = 2;
                 $call
             }
             _ => {}
@@ -99,7 +95,7 @@ pub(super) unsafe fn floats<const KIND: u8>(
                 columns,
                 first,
                 out,
-            );
+            )
         }
     });
 }
@@ -155,6 +151,13 @@ pub(super) unsafe fn q8(quants: &[u8], scales: &[u8], input: &BlockInput<'_>, ou
     });
 }
 
+/// `128 * high + low`, as floats.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn joined(high: __m256i, low: __m256i) -> __m256 {
+    _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32::<7>(high), low))
+}
+
 /// # Safety
 /// As [`q8`], for `N` rows from `first` on.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -173,7 +176,8 @@ unsafe fn q8_tile<const N: usize>(
             // SAFETY: block, rows and lanes lie inside the slices by this function's contract.
             unsafe {
                 let scale = halves(scales.as_ptr().add(block * 32 + half * 16));
-                let mut dots = [_mm256_setzero_si256(); N];
+                let (mut highs, mut lows) =
+                    ([_mm256_setzero_si256(); N], [_mm256_setzero_si256(); N]);
                 for index in 0..8 {
                     let bytes = quants
                         .as_ptr()
@@ -181,22 +185,26 @@ unsafe fn q8_tile<const N: usize>(
                         .cast::<__m256i>();
                     let weight = _mm256_xor_si256(_mm256_loadu_si256(bytes), sign);
                     let magnitude = _mm256_abs_epi8(weight);
-                    for (row, dot) in dots.iter_mut().enumerate() {
-                        let x = quad(
-                            input
-                                .quants
-                                .as_ptr()
-                                .add(((first + row) * blocks + block) * BLOCK + index * 4),
+                    for row in 0..N {
+                        let x = input
+                            .quants
+                            .as_ptr()
+                            .add(((first + row) * blocks + block) * 2 * BLOCK + index * 4);
+                        let high =
+                            _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(quad(x), weight));
+                        let low = _mm256_maddubs_epi16(
+                            magnitude,
+                            _mm256_sign_epi8(quad(x.add(BLOCK)), weight),
                         );
-                        let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, weight));
-                        *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pairs, ones));
+                        highs[row] = _mm256_add_epi32(highs[row], _mm256_madd_epi16(high, ones));
+                        lows[row] = _mm256_add_epi32(lows[row], _mm256_madd_epi16(low, ones));
                     }
                 }
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let x =
                         _mm256_set1_ps(*input.scales.as_ptr().add((first + row) * blocks + block));
                     sums[half] = _mm256_fmadd_ps(
-                        _mm256_cvtepi32_ps(dots[row]),
+                        joined(highs[row], lows[row]),
                         _mm256_mul_ps(scale, x),
                         sums[half],
                     );
@@ -246,7 +254,8 @@ unsafe fn q4_tile<const N: usize>(
             unsafe {
                 let scale = halves(scales.as_ptr().add(block * 32 + half * 16));
                 let min = halves(mins.as_ptr().add(block * 32 + half * 16));
-                let mut dots = [_mm256_setzero_si256(); N];
+                let (mut highs, mut lows) =
+                    ([_mm256_setzero_si256(); N], [_mm256_setzero_si256(); N]);
                 for index in 0..4 {
                     let bytes = quants
                         .as_ptr()
@@ -255,15 +264,22 @@ unsafe fn q4_tile<const N: usize>(
                     let bytes = _mm256_loadu_si256(bytes);
                     let lower = _mm256_and_si256(bytes, low);
                     let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), low);
-                    for (row, dot) in dots.iter_mut().enumerate() {
+                    for row in 0..N {
                         let x = input
                             .quants
                             .as_ptr()
-                            .add(((first + row) * blocks + block) * BLOCK + index * 4);
-                        let lower = _mm256_madd_epi16(_mm256_maddubs_epi16(lower, quad(x)), ones);
-                        let upper =
-                            _mm256_madd_epi16(_mm256_maddubs_epi16(upper, quad(x.add(16))), ones);
-                        *dot = _mm256_add_epi32(*dot, _mm256_add_epi32(lower, upper));
+                            .add(((first + row) * blocks + block) * 2 * BLOCK + index * 4);
+                        // Four products of a nibble and a byte fit 16 bits: 4 * 15 * 127.
+                        let high = _mm256_add_epi16(
+                            _mm256_maddubs_epi16(lower, quad(x)),
+                            _mm256_maddubs_epi16(upper, quad(x.add(16))),
+                        );
+                        let low = _mm256_add_epi16(
+                            _mm256_maddubs_epi16(lower, quad(x.add(BLOCK))),
+                            _mm256_maddubs_epi16(upper, quad(x.add(BLOCK + 16))),
+                        );
+                        highs[row] = _mm256_add_epi32(highs[row], _mm256_madd_epi16(high, ones));
+                        lows[row] = _mm256_add_epi32(lows[row], _mm256_madd_epi16(low, ones));
                     }
                 }
                 for (row, sums) in sums.iter_mut().enumerate() {
@@ -271,7 +287,7 @@ unsafe fn q4_tile<const N: usize>(
                     let x = _mm256_set1_ps(*input.scales.as_ptr().add(at));
                     let sum = &mut sums[half];
                     *sum = _mm256_fmadd_ps(
-                        _mm256_cvtepi32_ps(dots[row]),
+                        joined(highs[row], lows[row]),
                         _mm256_mul_ps(scale, x),
                         *sum,
                     );

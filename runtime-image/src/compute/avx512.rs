@@ -4,11 +4,11 @@
 //! A tile of up to [`TILE`] input rows shares each load of the weights.
 
 use std::arch::x86_64::{
-    __m256i, __m512, __m512i, _mm256_loadu_si256, _mm512_and_si512, _mm512_castsi512_ps,
-    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi8,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
-    _mm512_srli_epi16, _mm512_storeu_ps,
+    __m256i, __m512, __m512i, _mm256_loadu_si256, _mm512_add_epi32, _mm512_and_si512,
+    _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
+    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps,
+    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_slli_epi32, _mm512_srli_epi16, _mm512_storeu_ps,
 };
 
 use super::matmul::{BlockInput, GroupOutput};
@@ -96,7 +96,7 @@ pub(super) unsafe fn floats<const KIND: u8>(
                 columns,
                 first,
                 out,
-            );
+            )
         }
     });
 }
@@ -160,6 +160,13 @@ unsafe fn quad(at: *const i8) -> __m512i {
     _mm512_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
 }
 
+/// `128 * high + low`, as floats.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn joined(high: __m512i, low: __m512i) -> __m512 {
+    _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<7>(high), low))
+}
+
 /// # Safety
 /// As [`q8`], for `N` rows from `first` on.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
@@ -178,9 +185,9 @@ unsafe fn q8_tile<const N: usize>(
             let scale = _mm512_cvtph_ps(_mm256_loadu_si256(
                 scales.as_ptr().add(block * 32).cast::<__m256i>(),
             ));
-            let mut dots = [_mm512_setzero_si512(); N];
-            for (row, dot) in dots.iter_mut().enumerate() {
-                *dot =
+            let (mut highs, mut lows) = ([_mm512_setzero_si512(); N], [_mm512_setzero_si512(); N]);
+            for (row, low) in lows.iter_mut().enumerate() {
+                *low =
                     _mm512_set1_epi32(*input.offsets.as_ptr().add((first + row) * blocks + block));
             }
             for index in 0..8 {
@@ -190,20 +197,19 @@ unsafe fn q8_tile<const N: usize>(
                         .add(block * 512 + index * 64)
                         .cast::<__m512i>(),
                 );
-                for (row, dot) in dots.iter_mut().enumerate() {
-                    let x = quad(
-                        input
-                            .quants
-                            .as_ptr()
-                            .add(((first + row) * blocks + block) * BLOCK + index * 4),
-                    );
-                    *dot = _mm512_dpbusd_epi32(*dot, weight, x);
+                for row in 0..N {
+                    let x = input
+                        .quants
+                        .as_ptr()
+                        .add(((first + row) * blocks + block) * 2 * BLOCK + index * 4);
+                    highs[row] = _mm512_dpbusd_epi32(highs[row], weight, quad(x));
+                    lows[row] = _mm512_dpbusd_epi32(lows[row], weight, quad(x.add(BLOCK)));
                 }
             }
             for (row, sum) in sums.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*input.scales.as_ptr().add((first + row) * blocks + block));
                 *sum =
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[row]), _mm512_mul_ps(scale, x), *sum);
+                    _mm512_fmadd_ps(joined(highs[row], lows[row]), _mm512_mul_ps(scale, x), *sum);
             }
         }
     }
@@ -252,7 +258,7 @@ unsafe fn q4_tile<const N: usize>(
             let min = _mm512_cvtph_ps(_mm256_loadu_si256(
                 mins.as_ptr().add(block * 32).cast::<__m256i>(),
             ));
-            let mut dots = [_mm512_setzero_si512(); N];
+            let (mut highs, mut lows) = ([_mm512_setzero_si512(); N], [_mm512_setzero_si512(); N]);
             for index in 0..4 {
                 let bytes = _mm512_loadu_si512(
                     quants
@@ -262,20 +268,22 @@ unsafe fn q4_tile<const N: usize>(
                 );
                 let lower = _mm512_and_si512(bytes, low);
                 let upper = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low);
-                for (row, dot) in dots.iter_mut().enumerate() {
+                for row in 0..N {
                     let x = input
                         .quants
                         .as_ptr()
-                        .add(((first + row) * blocks + block) * BLOCK + index * 4);
-                    *dot = _mm512_dpbusd_epi32(*dot, lower, quad(x));
-                    *dot = _mm512_dpbusd_epi32(*dot, upper, quad(x.add(16)));
+                        .add(((first + row) * blocks + block) * 2 * BLOCK + index * 4);
+                    highs[row] = _mm512_dpbusd_epi32(highs[row], lower, quad(x));
+                    lows[row] = _mm512_dpbusd_epi32(lows[row], lower, quad(x.add(BLOCK)));
+                    highs[row] = _mm512_dpbusd_epi32(highs[row], upper, quad(x.add(16)));
+                    lows[row] = _mm512_dpbusd_epi32(lows[row], upper, quad(x.add(BLOCK + 16)));
                 }
             }
             for (row, sum) in sums.iter_mut().enumerate() {
                 let at = (first + row) * blocks + block;
                 let x = _mm512_set1_ps(*input.scales.as_ptr().add(at));
                 *sum =
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[row]), _mm512_mul_ps(scale, x), *sum);
+                    _mm512_fmadd_ps(joined(highs[row], lows[row]), _mm512_mul_ps(scale, x), *sum);
                 *sum = _mm512_fmadd_ps(min, _mm512_set1_ps(*input.sums.as_ptr().add(at)), *sum);
             }
         }

@@ -42,13 +42,12 @@ pub(super) fn q8(quants: &[u8], scales: &[u8], input: &BlockInput, out: &GroupOu
     for row in 0..input.rows {
         let mut sums = [0_f32; GROUP];
         for block in 0..input.blocks {
-            let x = input.quants(row, block);
+            let x = input.block(row, block);
             let scale = input.scales[row * input.blocks + block];
             for (lane, sum) in sums.iter_mut().enumerate() {
                 let mut dot = input.offsets[row * input.blocks + block];
                 for (k, x) in x.iter().enumerate() {
-                    dot += i32::from(quants[block * 512 + k / 4 * 64 + lane * 4 + k % 4])
-                        * i32::from(*x);
+                    dot += i32::from(quants[block * 512 + k / 4 * 64 + lane * 4 + k % 4]) * x;
                 }
                 *sum = (dot as f32).mul_add(read_f16(scales, block * GROUP + lane) * scale, *sum);
             }
@@ -62,14 +61,14 @@ pub(super) fn q4(quants: &[u8], scales: &[u8], mins: &[u8], input: &BlockInput, 
     for row in 0..input.rows {
         let mut sums = [0_f32; GROUP];
         for block in 0..input.blocks {
-            let x = input.quants(row, block);
+            let x = input.block(row, block);
             let at = row * input.blocks + block;
             for (lane, sum) in sums.iter_mut().enumerate() {
                 let mut dot = 0;
                 for (k, x) in x.iter().enumerate() {
                     let byte = quants[block * 256 + k % 16 / 4 * 64 + lane * 4 + k % 4];
                     let nibble = if k < 16 { byte & 15 } else { byte >> 4 };
-                    dot += i32::from(nibble) * i32::from(*x);
+                    dot += i32::from(nibble) * x;
                 }
                 let slot = block * GROUP + lane;
                 *sum = (dot as f32).mul_add(read_f16(scales, slot) * input.scales[at], *sum);

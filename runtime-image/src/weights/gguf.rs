@@ -383,9 +383,7 @@ impl Weights for GgufFile {
             GgmlDType::Q4_1 => Some(Blocks::Q4_1),
             _ => None,
         };
-        if std::env::var("DEBUG_FLOAT").is_err()
-            && let Some(blocks) = blocks
-        {
+        if let Some(blocks) = blocks {
             return if columns.is_multiple_of(BLOCK) {
                 Ok(Matrix::from_blocks(rows, columns, &bytes, blocks))
             } else {
@@ -397,9 +395,7 @@ impl Weights for GgufFile {
         }
         let values = self.dequantize(name, kind, bytes, rows * columns)?;
         Ok(match kind {
-            GgmlDType::Q4_1 | GgmlDType::Q8_0 | GgmlDType::F32 => {
-                Matrix::from_floats(rows, columns, &values, Float::F32)
-            }
+            GgmlDType::F32 => Matrix::from_floats(rows, columns, &values, Float::F32),
             GgmlDType::F16 => Matrix::from_floats(rows, columns, &values, Float::F16),
             GgmlDType::BF16 => Matrix::from_floats(rows, columns, &values, Float::Bf16),
             _ if columns.is_multiple_of(BLOCK) => Matrix::quantize(rows, columns, &values),
