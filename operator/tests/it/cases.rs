@@ -1,0 +1,113 @@
+//! Golden cases: `input.yaml` (an object) and `facts.yaml` (what the cluster says) → `objects.yaml` and `status.yaml`.
+//!
+//! A new case needs no Rust: make a folder with the first two files and run with `UPDATE_GOLDEN=1`, then review the others.
+
+use std::path::Path;
+
+use chandler_operator::api::{ModelCache, ModelDeployment};
+use chandler_operator::config::PodDefaults;
+use chandler_operator::{model_cache, model_deployment};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases");
+
+#[test]
+fn every_case_decides_as_written() {
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for entry in std::fs::read_dir(CASES).unwrap() {
+        let folder = entry.unwrap().path();
+        count += 1;
+        let (objects, status) = decide(&folder);
+        for (name, value) in [("objects.yaml", objects), ("status.yaml", status)] {
+            let path = folder.join(name);
+            let text = serde_saphyr::to_string(&value).unwrap();
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                std::fs::write(&path, &text).unwrap();
+            } else if std::fs::read_to_string(&path).unwrap_or_default() != text {
+                wrong.push(format!("{}: decided\n{text}", path.display()));
+            }
+        }
+    }
+    assert!(count > 0, "no case in {CASES}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn decide(folder: &Path) -> (Value, Value) {
+    let input = read(&folder.join("input.yaml"));
+    let facts = read(&folder.join("facts.yaml"));
+    let defaults = PodDefaults { image: "registry.test/chandler-runtime:1".to_owned(), ..PodDefaults::default() };
+    let now = Timestamp::from_second(1_800_000_000).unwrap();
+    let kind: Value = serde_saphyr::from_str(&input).unwrap();
+    match kind["kind"].as_str() {
+        Some("ModelDeployment") => deployment(&input, &facts, &defaults, now),
+        Some("ModelCache") => cache(&input, &facts, &defaults, now),
+        other => panic!("{}: kind {other:?}", folder.display()),
+    }
+}
+
+fn deployment(input: &str, facts: &str, defaults: &PodDefaults, now: Timestamp) -> (Value, Value) {
+    use model_deployment::progress;
+    use model_deployment::status::{Outcome, Reached};
+    let object: ModelDeployment = serde_saphyr::from_str(input).unwrap();
+    let observed: model_deployment::observe::Observed = serde_saphyr::from_str(facts).unwrap();
+    let decided = model_deployment::validate::validate(&object, &observed, defaults).and_then(|validated| {
+        let resolution = progress::resolution(&object, &validated, &observed)?;
+        Ok((validated, resolution))
+    });
+    let (objects, outcome) = match decided {
+        Err(violation) => (json!({}), Outcome::Invalid(violation)),
+        Ok((validated, resolution)) => {
+            let cache = progress::cache_state(&validated, &resolution, &observed);
+            let objects = model_deployment::build::build(&object, &validated, &resolution, &cache, &observed, defaults);
+            let cache_name = model_deployment::cache_name(&object, &validated, &resolution);
+            let written = json!({
+                "service": objects.service, "job": objects.job, "cache": objects.cache,
+                "workload": objects.workload, "staleJobs": names(&objects.stale_jobs),
+            });
+            let workload_is_wanted = objects.workload.is_some();
+            let reached = Reached { validated, resolution, cache, cache_name, workload_is_wanted };
+            (without_nulls(written), Outcome::Reached(Box::new(reached)))
+        }
+    };
+    let status = model_deployment::status::status(&object, &outcome, &observed, now);
+    (objects, serde_json::to_value(status).unwrap())
+}
+
+fn cache(input: &str, facts: &str, defaults: &PodDefaults, now: Timestamp) -> (Value, Value) {
+    use model_cache::status::Outcome;
+    let object: ModelCache = serde_saphyr::from_str(input).unwrap();
+    let observed: model_cache::observe::Observed = serde_saphyr::from_str(facts).unwrap();
+    let (objects, outcome) = match model_cache::validate::validate(&object, defaults) {
+        Err(violation) => (json!({}), Outcome::Invalid(violation)),
+        Ok(validated) => {
+            let progress = model_cache::progress::progress(&object, &validated, &observed);
+            let objects = model_cache::build::build(&object, &validated, &progress, &observed, defaults);
+            let written = json!({
+                "claim": objects.claim, "job": objects.job, "staleJobs": names(&objects.stale_jobs),
+            });
+            (without_nulls(written), Outcome::Reached(validated, progress))
+        }
+    };
+    let status = model_cache::status::status(&object, &outcome, &observed, now);
+    (objects, serde_json::to_value(status).unwrap())
+}
+
+fn names(jobs: &[k8s_openapi::api::batch::v1::Job]) -> Vec<Option<String>> {
+    jobs.iter().map(|job| job.metadata.name.clone()).collect()
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => Value::Object(
+            map.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key, without_nulls(value))).collect(),
+        ),
+        Value::Array(list) => Value::Array(list.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
+}
