@@ -41,7 +41,10 @@ fn read(path: &Path) -> String {
 fn decide(folder: &Path) -> (Value, Value) {
     let input = read(&folder.join("input.yaml"));
     let facts = read(&folder.join("facts.yaml"));
-    let defaults = PodDefaults { image: "registry.test/chandler-runtime:1".to_owned(), ..PodDefaults::default() };
+    let defaults = PodDefaults {
+        image: "registry.test/chandler-runtime:1".to_owned(),
+        ..PodDefaults::default()
+    };
     let now = Timestamp::from_second(1_800_000_000).unwrap();
     let kind: Value = serde_saphyr::from_str(&input).unwrap();
     match kind["kind"].as_str() {
@@ -56,22 +59,36 @@ fn deployment(input: &str, facts: &str, defaults: &PodDefaults, now: Timestamp) 
     use model_deployment::status::{Outcome, Reached};
     let object: ModelDeployment = serde_saphyr::from_str(input).unwrap();
     let observed: model_deployment::observe::Observed = serde_saphyr::from_str(facts).unwrap();
-    let decided = model_deployment::validate::validate(&object, &observed, defaults).and_then(|validated| {
-        let resolution = progress::resolution(&object, &validated, &observed)?;
-        Ok((validated, resolution))
-    });
+    let decided =
+        model_deployment::validate::validate(&object, &observed, defaults).and_then(|validated| {
+            let resolution = progress::resolution(&object, &validated, &observed)?;
+            Ok((validated, resolution))
+        });
     let (objects, outcome) = match decided {
         Err(violation) => (json!({}), Outcome::Invalid(violation)),
         Ok((validated, resolution)) => {
             let cache = progress::cache_state(&validated, &resolution, &observed);
-            let objects = model_deployment::build::build(&object, &validated, &resolution, &cache, &observed, defaults);
+            let objects = model_deployment::build::build(
+                &object,
+                &validated,
+                &resolution,
+                &cache,
+                &observed,
+                defaults,
+            );
             let cache_name = model_deployment::cache_name(&object, &validated, &resolution);
             let written = json!({
                 "service": objects.service, "job": objects.job, "cache": objects.cache,
                 "workload": objects.workload, "staleJobs": names(&objects.stale_jobs),
             });
             let workload_is_wanted = objects.workload.is_some();
-            let reached = Reached { validated, resolution, cache, cache_name, workload_is_wanted };
+            let reached = Reached {
+                validated,
+                resolution,
+                cache,
+                cache_name,
+                workload_is_wanted,
+            };
             (without_nulls(written), Outcome::Reached(Box::new(reached)))
         }
     };
@@ -87,11 +104,15 @@ fn cache(input: &str, facts: &str, defaults: &PodDefaults, now: Timestamp) -> (V
         Err(violation) => (json!({}), Outcome::Invalid(violation)),
         Ok(validated) => {
             let progress = model_cache::progress::progress(&object, &validated, &observed);
-            let objects = model_cache::build::build(&object, &validated, &progress, &observed, defaults);
+            let objects =
+                model_cache::build::build(&object, &validated, &progress, &observed, defaults);
             let written = json!({
                 "claim": objects.claim, "job": objects.job, "staleJobs": names(&objects.stale_jobs),
             });
-            (without_nulls(written), Outcome::Reached(validated, progress))
+            (
+                without_nulls(written),
+                Outcome::Reached(validated, progress),
+            )
         }
     };
     let status = model_cache::status::status(&object, &outcome, &observed, now);
@@ -105,7 +126,10 @@ fn names(jobs: &[k8s_openapi::api::batch::v1::Job]) -> Vec<Option<String>> {
 fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(map) => Value::Object(
-            map.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key, without_nulls(value))).collect(),
+            map.into_iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(key, value)| (key, without_nulls(value)))
+                .collect(),
         ),
         Value::Array(list) => Value::Array(list.into_iter().map(without_nulls).collect()),
         other => other,

@@ -12,8 +12,15 @@ fn crds_are_what_the_types_say() {
     for (name, wanted) in chandler_operator::crd::files().unwrap() {
         let path = Path::new(ROOT).join("crds").join(&name);
         let written = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(written == wanted, "crds/{name} is out of date: run `make generate`");
-        assert!(wanted.len() < MAX_CRD, "crds/{name} has {} bytes", wanted.len());
+        assert!(
+            written == wanted,
+            "crds/{name} is out of date: run `make generate`"
+        );
+        assert!(
+            wanted.len() < MAX_CRD,
+            "crds/{name} has {} bytes",
+            wanted.len()
+        );
     }
 }
 
@@ -30,6 +37,12 @@ fn the_reference_is_what_the_types_say() {
 #[test]
 fn builtin_cards_can_be_read_and_name_their_files() {
     let cards = chandler_operator::cards::builtin().unwrap();
-    let names: Vec<_> = cards.iter().filter_map(|card| card.metadata.name.as_deref()).collect();
-    assert_eq!(names, ["llama-3.2-vision-instruct", "smollm2-135m-instruct"]);
+    let names: Vec<_> = cards
+        .iter()
+        .filter_map(|card| card.metadata.name.as_deref())
+        .collect();
+    assert_eq!(
+        names,
+        ["llama-3.2-vision-instruct", "smollm2-135m-instruct"]
+    );
 }
