@@ -65,6 +65,9 @@ deny: ## Licences, bans and sources of all dependencies
 unit: ## Unit, golden and in-process tests; no cluster needed
 	CHANDLER_DEMO_MODEL=$$(hack/demo-model) cargo test --locked
 
+go-test: ## Unit tests of the Go programs: cluster, image packing, schemas
+	for folder in e2e/cluster hack/image hack/schemas; do (cd $$folder && go vet ./... && CGO_ENABLED=0 go test -v ./...); done
+
 chart-test: ## helm lint, rendered snapshots, kubeconform, schema refusals
 	hack/chart-test
 
@@ -77,4 +80,4 @@ verify: generate check ## Generated files are fresh and the tree is clean
 e2e: ## The stories, on the cluster NAME (STORY=part_of_a_name for one)
 	hack/e2e $(STORY)
 
-.PHONY: help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit chart-test generate verify e2e
+.PHONY: help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify e2e

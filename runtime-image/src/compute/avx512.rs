@@ -96,7 +96,7 @@ pub(super) unsafe fn floats<const KIND: u8>(
                 columns,
                 first,
                 out,
-            )
+            );
         }
     });
 }
