@@ -6,6 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 export CHANDLER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chandler
+override CHANDLER_CACHE := $(abspath $(CHANDLER_CACHE))
 export CARGO_TARGET_DIR ?= $(CHANDLER_CACHE)/target
 export CARGO_TERM_PROGRESS_WHEN ?= never
 
@@ -53,16 +54,19 @@ images-reproducible: ## Builds them twice in different places and compares the d
 
 check: fmt clippy deny ## Format, lints, licences and sources
 
+own-target:
+	hack/own-target
+
 fmt:
 	cargo fmt --all --check
 
-clippy:
+clippy: own-target
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 deny: ## Licences, bans and sources of all dependencies
 	hack/deny
 
-unit: ## Unit, golden and in-process tests; no cluster needed
+unit: own-target ## Unit, golden and in-process tests; no cluster needed
 	CHANDLER_DEMO_MODEL=$$(hack/demo-model) cargo test --locked
 
 go-test: ## Unit tests of the Go programs: cluster, image packing, schemas
@@ -80,4 +84,4 @@ verify: generate check ## Generated files are fresh and the tree is clean
 e2e: ## The stories, on the cluster NAME (STORY=part_of_a_name for one)
 	hack/e2e $(STORY)
 
-.PHONY: help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify e2e
+.PHONY: own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify e2e

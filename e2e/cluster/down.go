@@ -22,7 +22,7 @@ func down(ctx context.Context, state State) error {
 		return errNotRoot
 	}
 	say := func(text string) { fmt.Fprintf(os.Stderr, "cluster %s: %s\n", state.name(), text) }
-	lock, err := state.lock(say)
+	lock, err := state.lock(ctx, say)
 	if err != nil {
 		return err
 	}

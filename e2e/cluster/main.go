@@ -45,12 +45,20 @@ func (p place) state() (State, error) {
 	if err != nil {
 		return "", fmt.Errorf("resolve the folder %q: %w", p.root, err)
 	}
-	// The kernel takes 107 bytes for a socket's path; the longest here is below run/.
-	state := State(filepath.Join(root, p.name))
-	if length := len(state.containerdSocket() + ".ttrpc"); length > 107 {
+	// The kernel takes 107 bytes for a socket's path; the longest here is the kubelet's, named by a number of up to ten digits.
+	state := State(filepath.Join(realPath(root), p.name))
+	if length := len(state.path("data/kubelet/pod-resources/0123456789")); length > 107 {
 		return "", fmt.Errorf("the state folder %s is too deep: its sockets' paths have %d bytes of at most 107; set --root to a shorter folder", state, length)
 	}
 	return state, nil
+}
+
+// realPath resolves symbolic links as far as the path exists: a cluster has one name, whichever way it is reached.
+func realPath(path string) string {
+	if resolved, err := filepath.EvalSymlinks(path); err == nil || path == filepath.Dir(path) {
+		return resolved
+	}
+	return filepath.Join(realPath(filepath.Dir(path)), filepath.Base(path))
 }
 
 func command() *cobra.Command {

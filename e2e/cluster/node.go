@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/vishvananda/netns"
@@ -123,8 +124,16 @@ func takeNodeLock(state State) error {
 		return fmt.Errorf("open the node's lock: %w", err)
 	}
 	// Never closed: it lives as long as the process.
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return fmt.Errorf("lock %s: another node runs with this state folder: %w", file.Name(), err)
+	// Whoever looks whether the node runs holds the lock for a moment.
+	for try := 0; ; try++ {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if try == 100 {
+			return fmt.Errorf("lock %s: another node runs with this state folder: %w", file.Name(), err)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	nodeLock = file
 	if err := file.Truncate(0); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -51,7 +52,8 @@ func (s State) running() bool {
 		return false
 	}
 	defer file.Close()
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	// Shared, so that two who look do not take each other for the node.
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
 		return errors.Is(err, syscall.EWOULDBLOCK)
 	}
 	return false
@@ -71,12 +73,15 @@ func (s State) nodePID() int {
 	return pid
 }
 
+// lockPatience is longer than the sum of an up's own deadlines.
+const lockPatience = 10 * time.Minute
+
 // lock waits until no other `up` or `down` works on this cluster. The lock
 // ends with the process (and with the node's first process while that has not
 // yet made itself known), so nothing is left to clean after a kill -9.
-func (s State) lock(say func(string)) (*os.File, error) {
+func (s State) lock(ctx context.Context, say func(string)) (*os.File, error) {
 	path := s.path("lock")
-	deadline := time.Now().Add(5 * time.Minute)
+	deadline := time.Now().Add(lockPatience)
 	said := false
 	for {
 		if err := os.MkdirAll(string(s), 0o755); err != nil {
@@ -98,13 +103,17 @@ func (s State) lock(say func(string)) (*os.File, error) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("waited 5 minutes for another up or down of this cluster to end (it holds %s)", path)
+			return nil, fmt.Errorf("waited %s for another up or down of this cluster to end (it holds %s)", lockPatience, path)
 		}
 		if err != nil && !said {
 			said = true
 			say("waiting for another up or down of this cluster to end")
 		}
-		time.Sleep(50 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -40,14 +41,14 @@ func TestRefusesAFolderTooDeepForSockets(t *testing.T) {
 
 func TestTheLockOutlivesTheRemovalOfTheFolder(t *testing.T) {
 	state := State(filepath.Join(t.TempDir(), "dev"))
-	first, err := state.lock(func(string) {})
+	first, err := state.lock(context.Background(), func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
 	second := make(chan *os.File, 1)
 	waiting := make(chan struct{}, 1)
 	go func() {
-		file, err := state.lock(func(string) { waiting <- struct{}{} })
+		file, err := state.lock(context.Background(), func(string) { waiting <- struct{}{} })
 		if err != nil {
 			t.Error(err)
 		}

@@ -33,7 +33,7 @@ func up(ctx context.Context, state State, bin string, options Options) error {
 	if err := checkPrograms(bin, options); err != nil {
 		return err
 	}
-	lock, err := state.lock(func(text string) { say("%s", text) })
+	lock, err := state.lock(ctx, func(text string) { say("%s", text) })
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func begin(ctx context.Context, state State, bin string, options Options, lock *
 	if err := sweep(ctx, state); err != nil {
 		return err
 	}
-	// Addresses are chosen by one start at a time: the choice is taken when the link exists.
+	// Addresses are chosen by one start at a time: the choice is taken when the link has its address.
 	addresses, err := lockAddresses()
 	if err != nil {
 		return err
@@ -124,9 +124,11 @@ func begin(ctx context.Context, state State, bin string, options Options, lock *
 	}
 	say("starting the node at %s; state and logs in %s", subnet.Node, state)
 	return poll(ctx, 20*time.Second, "the node's network; see "+state.log("node"), func() (bool, error) {
-		_, err := netlink.LinkByName(state.link())
-		if err == nil {
-			return true, nil
+		// Only the address makes the choice visible to the next start.
+		if link, err := netlink.LinkByName(state.link()); err == nil {
+			if addresses, err := netlink.AddrList(link, netlink.FAMILY_V4); err == nil && len(addresses) > 0 {
+				return true, nil
+			}
 		}
 		if !state.running() && fileHolds(state.log("node"), "chandler-cluster:") {
 			return false, fmt.Errorf("the node ended: %s", trouble(state))

@@ -97,6 +97,16 @@ pub struct LoggedRequest {
     pub fault: bool,
 }
 
+impl LoggedRequest {
+    /// Whether the bytes of a large file were asked for, from the beginning or from where an earlier try broke off.
+    /// Looks at a bounded part, such as a file's header, are none.
+    #[must_use]
+    pub fn is_download(&self) -> bool {
+        let is_open = self.range.as_ref().is_none_or(|range| range.ends_with('-'));
+        self.site == Site::Cdn && self.method == "GET" && is_open
+    }
+}
+
 /// A repository that is being read or has been; several requests wait for one reading.
 type Reading = Arc<OnceCell<Option<Arc<Repository>>>>;
 
@@ -201,7 +211,10 @@ fn hub_routes() -> Router<Arc<Hub>> {
                 .post(admin::add_fault)
                 .delete(admin::clear_faults),
         )
-        .route("/_requests", get(admin::requests))
+        .route(
+            "/_requests",
+            get(admin::requests).delete(admin::forget_requests),
+        )
         .route("/_repositories", get(admin::repositories))
         .route(
             "/_repositories/{org}/{name}",

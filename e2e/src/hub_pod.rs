@@ -62,7 +62,10 @@ impl HubPod {
             http: reqwest::Client::builder().no_proxy().build()?,
             demo_repository: String::new(),
         };
-        hub.ask(reqwest::Method::DELETE, "/_faults", None).await?;
+        // It may have served an earlier run.
+        for path in ["/_faults", "/_requests"] {
+            hub.ask(reqwest::Method::DELETE, path, None).await?;
+        }
         let repositories = hub
             .ask(reqwest::Method::GET, "/_repositories", None)
             .await?;

@@ -3,10 +3,15 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use tokio::time::timeout;
+
+/// Longer than anything that a story calls; making a Python environment takes the longest.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The checkout's top folder.
 #[must_use]
@@ -53,7 +58,9 @@ pub async fn run_with_input<A: AsRef<OsStr>>(
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(input.as_bytes()).await?;
     }
-    let output = child.wait_with_output().await?;
+    let output = timeout(PATIENCE, child.wait_with_output())
+        .await
+        .with_context(|| format!("{name} did not end within {PATIENCE:?}"))??;
     if !output.status.success() {
         let shown: Vec<_> = arguments
             .iter()

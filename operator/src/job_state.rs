@@ -8,7 +8,11 @@ use kube::ResourceExt;
 
 use crate::answer::Answer;
 use crate::api::Reason;
+use crate::conditions::shortened;
 use crate::pod_health::{self, Trouble};
+
+/// Longest part of an answer that is repeated in a condition.
+const MAX_WORDS: usize = 512;
 
 /// How far a Job has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +41,9 @@ pub fn read(job: Option<&Job>, pods: &[Pod]) -> JobState {
     if let Some(answer) = own.iter().find_map(|pod| success(pod)) {
         return JobState::Done(answer);
     }
+    if let Some(trouble) = own.iter().find_map(|pod| unreadable(pod)) {
+        return JobState::Failing(trouble);
+    }
     if is_over(job) {
         return JobState::Lost;
     }
@@ -45,8 +52,8 @@ pub fn read(job: Option<&Job>, pods: &[Pod]) -> JobState {
             "Job {name} has no pod yet; if this stays, `kubectl describe job {name}` says why (quota, policy)"
         ));
     };
-    match pod_health::trouble(pod) {
-        Some(trouble) => JobState::Failing(trouble),
+    match pod_health::job_trouble(pod) {
+        Some(trouble) => JobState::Failing(with_secret(trouble, job)),
         None => JobState::Working(format!("Job {name} is at work in pod {}", pod.name_any())),
     }
 }
@@ -57,19 +64,55 @@ fn belongs_to(pod: &Pod, job: &Job) -> bool {
         .any(|owner| Some(&owner.uid) == job.metadata.uid.as_ref())
 }
 
-/// The answer of a container that ended well.
-fn success(pod: &Pod) -> Option<Answer> {
+/// Names the Secret where credentials are at fault: the Job itself sees only a file.
+fn with_secret(mut trouble: Trouble, job: &Job) -> Trouble {
+    let is_about_credentials = matches!(
+        trouble.reason,
+        Reason::CredentialsMissing | Reason::LicenceNotAccepted
+    );
+    let volumes = job
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.template.spec.as_ref()?.volumes.as_ref());
+    let secret = volumes
+        .into_iter()
+        .flatten()
+        .find_map(|volume| volume.secret.as_ref());
+    if let Some(secret) = secret.filter(|_| is_about_credentials) {
+        let name = secret.secret_name.as_deref().unwrap_or_default();
+        let key = secret.items.as_ref().and_then(|items| items.first());
+        let key = key.map_or("", |item| item.key.as_str());
+        let said = format!("; the token is read from Secret {name}, key {key}");
+        trouble.message.push_str(&said);
+    }
+    trouble
+}
+
+/// The termination messages of containers that ended well.
+fn last_words(pod: &Pod) -> impl Iterator<Item = &str> {
     pod.status
-        .as_ref()?
-        .container_statuses
-        .as_ref()?
         .iter()
-        .find_map(|container| {
-            let ended = container.state.as_ref()?.terminated.as_ref()?;
-            (ended.exit_code == 0)
-                .then(|| Answer::parse(ended.message.as_deref()?))
-                .flatten()
-        })
+        .flat_map(|status| status.container_statuses.iter().flatten())
+        .filter_map(|container| container.state.as_ref()?.terminated.as_ref())
+        .filter(|ended| ended.exit_code == 0)
+        .map(|ended| ended.message.as_deref().unwrap_or_default())
+}
+
+fn success(pod: &Pod) -> Option<Answer> {
+    last_words(pod).find_map(Answer::parse)
+}
+
+/// A container that ended well and said nothing that can be read: to ask again would give the same.
+fn unreadable(pod: &Pod) -> Option<Trouble> {
+    let words = last_words(pod).find(|words| Answer::parse(words).is_none())?;
+    Some(Trouble {
+        reason: Reason::CrashLooping,
+        message: format!(
+            "pod {} ended well, but not with an answer that this operator understands; operator and runtime image must be of one version. It said: {}",
+            pod.name_any(),
+            shortened(words.to_owned(), MAX_WORDS)
+        ),
+    })
 }
 
 fn is_over(job: &Job) -> bool {
@@ -127,7 +170,7 @@ mod tests {
                 "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": owner}],
             },
             "status": {"containerStatuses": [{
-                "name": "resolve", "image": "i", "imageID": "", "ready": false, "restartCount": 1,
+                "name": "resolve", "image": "i", "imageID": "", "ready": state.get("running").is_some(), "restartCount": 1,
                 "state": state, "lastState": last,
             }]},
         }))
@@ -153,6 +196,41 @@ mod tests {
             JobState::Lost
         );
         assert_eq!(read(None, &[]), JobState::Absent);
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_is_told_and_not_asked_for_again() {
+        let done = json!({"terminated": {"exitCode": 0, "message": "{\"outcome\":\"Other\"}"}});
+        let state = read(
+            Some(&job(Some("Complete"))),
+            &[pod("1", "01", &done, &json!({}))],
+        );
+        let JobState::Failing(trouble) = state else {
+            panic!("{state:?}")
+        };
+        assert!(trouble.message.contains("Other"), "{}", trouble.message);
+    }
+
+    #[test]
+    fn missing_credentials_are_told_with_the_secret_s_name() {
+        let mut job = job(None);
+        job.spec = serde_json::from_value(json!({"template": {"spec": {"containers": [], "volumes": [
+            {"name": "token", "secret": {"secretName": "huggingface", "items": [{"key": "token", "path": "token"}]}},
+        ]}}}))
+        .unwrap();
+        let failed = r#"{"outcome":"Failed","reason":"CredentialsMissing","message":"status 401"}"#;
+        let last = json!({"terminated": {"exitCode": 1, "message": failed}});
+        let state = read(
+            Some(&job),
+            &[pod("1", "01", &json!({"running": {}}), &last)],
+        );
+        let JobState::Failing(trouble) = state else {
+            panic!("{state:?}")
+        };
+        assert_eq!(
+            trouble.message,
+            "pod p01: status 401; the token is read from Secret huggingface, key token"
+        );
     }
 
     #[test]

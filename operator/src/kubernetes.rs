@@ -315,7 +315,8 @@ impl Cluster {
         let body = json!({
             "apiVersion": K::api_version(&()),
             "kind": kind,
-            "metadata": { "name": name },
+            // With the UID, so that a late write never reaches a successor of the same name.
+            "metadata": { "name": name, "uid": object.uid() },
             "status": status,
         });
         let parameters = PatchParams::apply(MANAGER).force();
@@ -325,8 +326,8 @@ impl Cluster {
             .await;
         match written {
             Ok(_) => {}
-            // It was deleted meanwhile: there is nobody left to tell.
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            // It was deleted meanwhile, or is another object: there is nobody left to tell.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
             Err(source) => return Err(ClusterError::Status { kind, name, source }),
         }
         let reference = object.object_ref(&());

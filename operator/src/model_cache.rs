@@ -11,6 +11,7 @@ pub mod validate;
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
@@ -158,13 +159,20 @@ pub fn is_generated(object: &ModelCache) -> bool {
         && labels.get(GENERATED).map(String::as_str) == Some("true")
 }
 
+/// Whether changes of a claim are told to us.
+fn is_watched(claim: &PersistentVolumeClaim) -> bool {
+    claim.labels().get(MANAGED_BY).map(String::as_str) == Some(MANAGER)
+}
+
 /// What wakes the object next, besides the watches.
 fn next(object: &ModelCache, outcome: &Outcome, observed: &Observed) -> Action {
     let waits_for_foreign_claim = match outcome {
-        Outcome::Invalid(_) => true,
-        // Claims without our label are in no watch.
-        Outcome::Reached(_, Progress::Blocked { .. }) => true,
-        Outcome::Reached(..) => false,
+        Outcome::Invalid(_) | Outcome::Reached(_, Progress::Blocked { .. }) => true,
+        // A claim without our label is in no watch, and may go.
+        Outcome::Reached(..) => observed
+            .claim
+            .as_ref()
+            .is_some_and(|claim| !is_watched(claim)),
     };
     let may_be_forgotten = is_generated(object)
         && object.spec.reclaim_policy == ReclaimPolicy::Delete

@@ -75,7 +75,7 @@ async fn converge(
         Ok(validated) => validated,
         Err(violation) => return Ok(Outcome::Invalid(violation)),
     };
-    let resolution = match progress::resolution(object, &validated, observed) {
+    let resolution = match progress::resolution(object, &validated, observed, defaults) {
         Ok(resolution) => resolution,
         Err(violation) => return Ok(Outcome::Invalid(violation)),
     };

@@ -19,9 +19,18 @@ pub struct Trouble {
     pub message: String,
 }
 
-/// What is wrong with a pod; nothing when it runs, or has only just been made.
+/// What is wrong with a serving pod; nothing when it answers, or has only just been made.
 #[must_use]
 pub fn trouble(pod: &Pod) -> Option<Trouble> {
+    if is_ready(pod) {
+        return None;
+    }
+    job_trouble(pod)
+}
+
+/// What is wrong with a Job's pod. One that runs again after a failure has not got over it yet.
+#[must_use]
+pub fn job_trouble(pod: &Pod) -> Option<Trouble> {
     let name = pod.name_any();
     let status = pod.status.as_ref()?;
     let of = |reason, message| Some(Trouble { reason, message });
@@ -58,9 +67,6 @@ pub fn trouble(pod: &Pod) -> Option<Trouble> {
 
 fn container_trouble(container: &ContainerStatus) -> Option<(Reason, String)> {
     let state = container.state.as_ref()?;
-    if container.ready && state.running.is_some() {
-        return None;
-    }
     if let Some(waiting) = &state.waiting {
         let word = waiting.reason.as_deref().unwrap_or_default();
         let why = waiting.message.as_deref().unwrap_or("no reason given");
@@ -109,7 +115,8 @@ fn end(container: &ContainerStatus, ended: &ContainerStateTerminated) -> (Reason
         return (
             Reason::OutOfMemory,
             format!(
-                "the kernel ended it for using more than its memory limit; raise runtime.resources.limits.memory, or lower limits.contextLength or limits.maxSequences (restarts: {})",
+                "the kernel ended it for using more than its memory limit; {} (restarts: {})",
+                more_memory(&container.name),
                 container.restart_count
             ),
         );
@@ -137,6 +144,28 @@ fn end(container: &ContainerStatus, ended: &ContainerStateTerminated) -> (Reason
             container.name, ended.exit_code, container.restart_count
         ),
     )
+}
+
+/// Where to give a container more memory, or let it need less.
+fn more_memory(container: &str) -> &'static str {
+    match container {
+        "serve" => {
+            "raise runtime.resources.limits.memory, or lower limits.contextLength or limits.maxSequences"
+        }
+        _ => {
+            "make a ModelCache with more memory in spec.pod.resources.limits and name it in weights.cache"
+        }
+    }
+}
+
+/// Whether a pod has ended for good, after an eviction or a node's shutdown.
+#[must_use]
+pub fn is_over(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Failed" | "Succeeded"))
 }
 
 /// Whether a pod is on its way out.

@@ -59,6 +59,9 @@ pub enum RunError {
     /// A built-in card cannot be read.
     #[error("failed to read a built-in ModelCard: {0}")]
     Cards(String),
+    /// Something that never ends by itself has ended.
+    #[error("{0} ended by an internal fault; see the log above")]
+    Ended(&'static str),
 }
 
 /// Runs until `shutdown` is done.
@@ -87,7 +90,7 @@ pub async fn run(
         stores,
         deployments,
         caches,
-        tasks,
+        mut tasks,
     } = watches::start(&client, config.watch_namespace.as_deref());
     let ctx = Arc::new(Context {
         cluster: Cluster::new(client, instance),
@@ -114,11 +117,19 @@ pub async fn run(
         wait(stopped.clone()),
     ));
     let cards = tokio::spawn(keep_cards(ctx.clone(), builtin));
-    let controllers = tokio::spawn(control(ctx, deployments, caches, ready, stopped));
+    let mut controllers = tokio::spawn(control(ctx, deployments, caches, ready, stopped));
 
-    shutdown.await;
-    tracing::info!("operator is stopping");
+    // Nothing but a fault of ours ends a watch or the controllers; a fresh process is the way on.
+    let fault = tokio::select! {
+        () = shutdown => None,
+        _ = tasks.join_next() => Some("a watch"),
+        _ = &mut controllers => Some("a controller"),
+    };
     cards.abort();
+    if let Some(what) = fault {
+        return Err(RunError::Ended(what));
+    }
+    tracing::info!("operator is stopping");
     // Nobody waits for this any more when all receivers are gone.
     let _ = stop.send(true);
     if tokio::time::timeout(SHUTDOWN, async { tokio::join!(controllers, probes) })

@@ -1,6 +1,7 @@
 //! One watch for each kind, shared by both controllers: it fills a store and says which objects to look at again.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use futures::channel::mpsc::{Receiver, Sender, channel};
 use futures::{SinkExt as _, StreamExt as _};
@@ -263,24 +264,35 @@ fn watch<K>(
 {
     let mut queues = queues.clone();
     tasks.spawn(async move {
+        let store = writer.as_reader();
         let mut events = watcher(api, config)
             .default_backoff()
             .reflect(writer)
             .boxed();
         // Objects of a list are told when the list is complete: before that the store does not show them.
         let mut listed = Vec::new();
+        // What the store had before: whatever went away while nobody watched concerns its owners too.
+        let mut before = Vec::new();
         while let Some(event) = events.next().await {
             let told = match event {
                 Ok(watcher::Event::Apply(object) | watcher::Event::Delete(object)) => vec![object],
                 Ok(watcher::Event::Init) => {
                     listed.clear();
+                    before = store.state();
                     continue;
                 }
                 Ok(watcher::Event::InitApply(object)) => {
                     listed.push(object);
                     continue;
                 }
-                Ok(watcher::Event::InitDone) => std::mem::take(&mut listed),
+                Ok(watcher::Event::InitDone) => {
+                    let gone = std::mem::take(&mut before)
+                        .into_iter()
+                        .filter(|old| store.get(&ObjectRef::from_obj(&**old)).is_none())
+                        .map(Arc::unwrap_or_clone);
+                    listed.extend(gone);
+                    std::mem::take(&mut listed)
+                }
                 Err(error) => {
                     tracing::warn!(kind = %K::kind(&()), %error, "a watch was interrupted");
                     continue;

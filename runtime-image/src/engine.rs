@@ -19,6 +19,7 @@ pub mod scheduler;
 pub mod sequence;
 mod worker;
 
+pub use sampler::NotFinite;
 pub use sequence::Finish;
 
 /// How many generations the engine takes.
@@ -49,6 +50,17 @@ pub struct Overloaded {
 #[error("the engine has stopped after an internal fault")]
 pub struct Stopped;
 
+/// Why an answer ends before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Interrupted {
+    /// Nothing goes on.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// This answer cannot go on; others do.
+    #[error(transparent)]
+    NotFinite(#[from] NotFinite),
+}
+
 /// A place among those that run or wait; freed when dropped.
 #[derive(Debug)]
 pub struct Permit(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
@@ -75,23 +87,23 @@ pub enum Event {
 /// A running or waiting generation.
 #[derive(Debug)]
 pub struct Generation {
-    events: tokio::sync::mpsc::UnboundedReceiver<Event>,
+    events: tokio::sync::mpsc::UnboundedReceiver<Result<Event, NotFinite>>,
 }
 
 impl Generation {
-    /// The next event; an error when the engine died before the end.
+    /// The next event.
     ///
     /// # Errors
-    /// When the engine has stopped.
-    pub async fn next(&mut self) -> Result<Event, Stopped> {
-        self.events.recv().await.ok_or(Stopped)
+    /// When the engine died, or the model cannot go on with this answer.
+    pub async fn next(&mut self) -> Result<Event, Interrupted> {
+        Ok(self.events.recv().await.ok_or(Stopped)??)
     }
 }
 
 struct Submission {
     request: GenerateRequest,
     permit: Permit,
-    events: tokio::sync::mpsc::UnboundedSender<Event>,
+    events: tokio::sync::mpsc::UnboundedSender<Result<Event, NotFinite>>,
 }
 
 /// Hands requests to the thread that owns the model.

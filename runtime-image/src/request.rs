@@ -69,11 +69,11 @@ pub struct GenerateRequest {
 /// The prompt leaves no room for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this model's maximum context length is {context} tokens, your prompt has {prompt}; shorten it to {} or less",
+    "this model's maximum context length is {context} tokens, your prompt has at least {prompt}; shorten it to {} or less",
     context - 1
 )]
 pub struct PromptTooLong {
-    /// Tokens of the prompt.
+    /// Tokens of the prompt, or fewer where its text is too long whatever its tokens are.
     pub prompt: usize,
     /// Tokens that prompt and answer may have together.
     pub context: usize,

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::config::{Config, Device, ServeArgs};
-use crate::engine::{Engine, EngineLimits, Event, Stopped};
+use crate::engine::{Engine, EngineLimits, Event, Interrupted};
 use crate::model::{self, BLOCK_TOKENS, Capacity, Model, Setup};
 use crate::prompt::Template;
 use crate::request::{Ending, GenerateRequest, Sampling};
@@ -247,7 +247,8 @@ async fn start(
     let begun = Instant::now();
     let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| {
         ServeError::Load(LoadError::Setup(format!(
-            "loading failed by an internal fault: {error}"
+            "failed to load {} by an internal fault: {error}",
+            config.model.display()
         )))
     })??;
     let Loaded {
@@ -258,6 +259,7 @@ async fn start(
         context_length,
     } = loaded;
     let bytes_resident = model.weight_bytes();
+    let vocabulary = model.vocabulary().min(tokenizer.size());
     app.loaded(begun.elapsed());
     tracing::info!(seconds = begun.elapsed().as_secs_f64(), %main_type, context_length, "loaded the model");
 
@@ -275,11 +277,17 @@ async fn start(
         Arc::clone(&app.metrics),
     )
     .map_err(ServeError::Start)?;
-    if first_step(&engine).await.is_err() {
-        let fault = end.await.ok().flatten();
-        return Err(ServeError::Engine(
-            fault.unwrap_or_else(|| "its thread ended".to_owned()),
-        ));
+    match first_step(&engine).await {
+        Ok(()) => {}
+        Err(error @ Interrupted::NotFinite(_)) => {
+            return Err(ServeError::Engine(error.to_string()));
+        }
+        Err(Interrupted::Stopped(_)) => {
+            let fault = end.await.ok().flatten();
+            return Err(ServeError::Engine(
+                fault.unwrap_or_else(|| "its thread ended".to_owned()),
+            ));
+        }
     }
     tracing::info!(seconds = begun.elapsed().as_secs_f64(), "ready");
     app.ready(
@@ -287,6 +295,7 @@ async fn start(
             engine,
             tokenizer,
             template,
+            vocabulary,
             main_type,
             bytes_resident,
         },
@@ -296,7 +305,7 @@ async fn start(
 }
 
 /// Generates one token, so that the first request finds everything in place.
-async fn first_step(engine: &Engine) -> Result<(), Stopped> {
+async fn first_step(engine: &Engine) -> Result<(), Interrupted> {
     let Ok(permit) = engine.admit() else {
         return Ok(());
     };

@@ -15,6 +15,7 @@ mod health;
 mod lifecycle;
 pub mod listen;
 mod models;
+mod prepare;
 mod respond;
 
 pub use lifecycle::{Lifecycle, Phase, Service};

@@ -71,6 +71,7 @@ pub struct Tokenizer {
     text: tokenizers::Tokenizer,
     control: Option<Control>,
     bytes: Vec<Option<Box<[u8]>>>,
+    longest: usize,
     names: HashMap<u32, String>,
     begin: Option<u32>,
     adds_begin: bool,
@@ -112,6 +113,12 @@ impl Tokenizer {
         stops.extend(end);
         stops.sort_unstable();
         stops.dedup();
+        let longest = bytes
+            .iter()
+            .flatten()
+            .map(|bytes| bytes.len())
+            .chain(control.iter().map(|(name, _)| name.len()))
+            .max();
         let names = control
             .iter()
             .map(|(text, id)| (*id, text.clone()))
@@ -141,6 +148,7 @@ impl Tokenizer {
             text,
             control,
             bytes,
+            longest: longest.unwrap_or_default().max(1),
             names,
             begin,
             adds_begin,
@@ -284,6 +292,12 @@ impl Tokenizer {
         self.end
             .and_then(|id| self.names.get(&id))
             .map_or("", String::as_str)
+    }
+
+    /// Bytes of the longest token, at least 1.
+    #[must_use]
+    pub fn longest_token(&self) -> usize {
+        self.longest
     }
 
     /// Numbers that tokens can have: from 0 to below this.

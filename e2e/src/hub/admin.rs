@@ -63,6 +63,12 @@ pub(crate) async fn requests(
     Json(wanted.cloned().collect())
 }
 
+/// Empties the log.
+pub(crate) async fn forget_requests(State(hub): State<Arc<Hub>>) -> StatusCode {
+    lock(&hub.log).clear();
+    StatusCode::NO_CONTENT
+}
+
 /// `ORG/NAME` of every repository in the folder.
 pub(crate) async fn repositories(State(hub): State<Arc<Hub>>) -> Response {
     let folder = hub.config.folder.clone();

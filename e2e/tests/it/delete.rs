@@ -89,10 +89,7 @@ fn deleting_keeps_the_volume_when_the_policy_is_retain_and_it_is_used_again() {
 
         let loads = async || -> Result<usize> {
             let log = story.world.hub.requests(&story.repository()).await?;
-            Ok(log
-                .iter()
-                .filter(|entry| entry.method == "GET" && entry.path.starts_with("/repos/"))
-                .count())
+            Ok(log.iter().filter(|entry| entry.is_download()).count())
         };
         let before = loads().await?;
         deploy_with_policy(story, "Retain").await?;

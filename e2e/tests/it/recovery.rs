@@ -36,9 +36,7 @@ fn an_operator_killed_in_the_middle_of_the_fetch_still_converges_with_one_job() 
             "the fetch to be under way",
             async || {
                 let log = hub.requests(&repository).await?;
-                let is_loading = log
-                    .iter()
-                    .any(|entry| entry.method == "GET" && entry.path.starts_with("/repos/"));
+                let is_loading = log.iter().any(|entry| entry.is_download());
                 Ok(Seen::when(is_loading, || format!("{} requests", log.len())))
             },
         )
@@ -54,10 +52,7 @@ fn an_operator_killed_in_the_middle_of_the_fetch_still_converges_with_one_job() 
             "the successor made another Job"
         );
         let log = hub.requests(&repository).await?;
-        let loads = log
-            .iter()
-            .filter(|entry| entry.method == "GET" && entry.path.starts_with("/repos/"))
-            .count();
+        let loads = log.iter().filter(|entry| entry.is_download()).count();
         ensure!(loads == 1, "the weights were asked for {loads} times");
         Ok(())
     });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodSpec};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::api::{ModelCache, ModelDeployment};
 use crate::child::{MODEL_CACHE, MODEL_DEPLOYMENT};
 use crate::context::Context;
-use crate::kubernetes::ClusterError;
+use crate::kubernetes::{ClusterError, is_controlled_by};
 
 /// What the cluster says.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -48,10 +48,14 @@ pub async fn observe(object: &ModelCache, ctx: &Context) -> Result<Observed, Clu
                 .await?
         }
     };
+    let uid = object.uid().unwrap_or_default();
+    let mut jobs = ctx
+        .stores
+        .children(&ctx.stores.jobs, &namespace, MODEL_CACHE, &name);
+    // An older object of the same name may have been about other weights.
+    jobs.retain(|job| is_controlled_by(job, &uid));
     Ok(Observed {
-        jobs: ctx
-            .stores
-            .children(&ctx.stores.jobs, &namespace, MODEL_CACHE, &name),
+        jobs,
         pods: ctx
             .stores
             .children(&ctx.stores.pods, &namespace, MODEL_CACHE, &name),
@@ -67,7 +71,7 @@ pub async fn observe(object: &ModelCache, ctx: &Context) -> Result<Observed, Clu
     })
 }
 
-/// ModelDeployments that name the cache, or whose pods still have its claim open.
+/// ModelDeployments that name the cache, or whose pods have its claim open, or will have when they come.
 fn users(ctx: &Context, namespace: &str, cache: &str, claim: &str) -> Vec<String> {
     let mut users: Vec<String> = ctx
         .stores
@@ -76,14 +80,23 @@ fn users(ctx: &Context, namespace: &str, cache: &str, claim: &str) -> Vec<String
         .iter()
         .map(|user| user.name_any())
         .collect();
-    for pod in ctx.stores.pods.state() {
-        if pod.namespace().as_deref() != Some(namespace) || !mounts(&pod, claim) {
-            continue;
-        }
-        if let Some(user) = pod.labels().get(MODEL_DEPLOYMENT) {
-            users.push(user.clone());
-        }
-    }
+    let pods = ctx.stores.pods.state();
+    let open = pods
+        .iter()
+        .filter(|pod| {
+            pod.namespace().as_deref() == Some(namespace) && mounts(pod.spec.as_ref(), claim)
+        })
+        .filter_map(|pod| pod.labels().get(MODEL_DEPLOYMENT).cloned());
+    users.extend(open);
+    let workloads = ctx.stores.workloads.state();
+    let wanted = workloads
+        .iter()
+        .filter(|workload| {
+            workload.namespace().as_deref() == Some(namespace)
+                && mounts(workload.spec.template.spec.as_ref(), claim)
+        })
+        .filter_map(|workload| workload.labels().get(MODEL_DEPLOYMENT).cloned());
+    users.extend(wanted);
     users.sort();
     users.dedup();
     users
@@ -107,10 +120,8 @@ pub fn uses(user: &ModelDeployment, cache: &str) -> bool {
     named.is_some_and(|reference| reference.name == cache) || recorded == Some(cache)
 }
 
-fn mounts(pod: &Pod, claim: &str) -> bool {
-    pod.spec
-        .as_ref()
-        .and_then(|spec| spec.volumes.as_ref())
+fn mounts(pod: Option<&PodSpec>, claim: &str) -> bool {
+    pod.and_then(|spec| spec.volumes.as_ref())
         .is_some_and(|volumes| {
             volumes.iter().any(|volume| {
                 volume

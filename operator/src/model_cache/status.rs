@@ -28,7 +28,8 @@ pub fn status(
     let old = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation.unwrap_or_default();
     let facts = match outcome {
-        Outcome::Invalid(_) => Facts::default(),
+        // What lies on the volume stays there, whatever the spec says now.
+        Outcome::Invalid(_) => old_facts(&old),
         Outcome::Reached(validated, progress) => facts(validated, progress),
     };
     let known = facts.known;
@@ -78,6 +79,18 @@ struct Facts {
     known: Option<Known>,
     stored: Option<Stored>,
     path: Option<String>,
+}
+
+fn old_facts(old: &ModelCacheStatus) -> Facts {
+    let stored = old.manifest_digest.clone().zip(old.claim_uid.clone());
+    Facts {
+        known: None,
+        stored: stored.map(|(manifest_digest, claim_uid)| Stored {
+            manifest_digest,
+            claim_uid,
+        }),
+        path: old.path.clone(),
+    }
 }
 
 fn facts(validated: &Validated, progress: &Progress) -> Facts {

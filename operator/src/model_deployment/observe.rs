@@ -75,10 +75,13 @@ pub async fn observe(object: &ModelDeployment, ctx: &Context) -> Result<Observed
         .children(&stores.pods, &namespace, MODEL_DEPLOYMENT, &name)
         .into_iter()
         .partition(|pod| pod.labels().get(COMPONENT).map(String::as_str) == Some("serve"));
+    let uid = object.uid().unwrap_or_default();
+    let mut jobs = stores.children(&stores.jobs, &namespace, MODEL_DEPLOYMENT, &name);
+    jobs.retain(|job| is_controlled_by(job, &uid));
     Ok(Observed {
         card: card.map(|card| (*card).clone()),
         cards,
-        jobs: stores.children(&stores.jobs, &namespace, MODEL_DEPLOYMENT, &name),
+        jobs,
         job_pods,
         pods,
         workload,

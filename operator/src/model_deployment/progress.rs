@@ -6,10 +6,12 @@ use crate::answer::{self, Answer};
 use crate::api::{ConditionType, HubSource, ModelCache, ModelDeployment, Reason};
 use crate::child::REQUEST;
 use crate::conditions;
+use crate::config::PodDefaults;
 use crate::digest;
 use crate::hub_job::HubRequest;
 use crate::job_state::{self, JobState};
 use crate::model_cache::validate::Violation;
+use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 
 /// What is known of the model.
@@ -50,6 +52,7 @@ pub fn resolution(
     object: &ModelDeployment,
     validated: &Validated,
     observed: &Observed,
+    defaults: &PodDefaults,
 ) -> Result<Resolution, Violation> {
     let request = match &validated.weights {
         WeightsFrom::Cache { name, .. } => {
@@ -67,6 +70,8 @@ pub fn resolution(
         .jobs
         .iter()
         .filter(|job| job.annotations().get(REQUEST) == Some(&asked))
+        // Another image may know other architectures: it is asked anew.
+        .filter(|job| image(job) == Some(&defaults.image))
         .filter(|job| job.metadata.deletion_timestamp.is_none())
         .max_by_key(|job| job.metadata.creation_timestamp.clone());
     match job_state::read(job, &observed.job_pods) {
@@ -84,6 +89,11 @@ pub fn resolution(
         }
         state => Ok(Resolution::Asking(state)),
     }
+}
+
+fn image(job: &Job) -> Option<&String> {
+    let pod = job.spec.as_ref()?.template.spec.as_ref()?;
+    pod.containers.first()?.image.as_ref()
 }
 
 fn recorded(object: &ModelDeployment, asked: &str) -> Option<Found> {

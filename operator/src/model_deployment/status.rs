@@ -77,7 +77,7 @@ pub fn status(
         observed_generation: generation,
         model,
         cache,
-        endpoint: Some(service::endpoint(object)),
+        endpoint: observed.service.as_ref().map(|_| service::endpoint(object)),
         replicas: counts.replicas.unwrap_or_default(),
         updated_replicas: counts.updated_replicas.unwrap_or_default(),
         ready_replicas: counts.ready_replicas.unwrap_or_default(),
@@ -196,7 +196,14 @@ fn weights_cached(outcome: &Outcome) -> Verdict {
     match outcome {
         Outcome::Invalid(_) => Verdict::waiting("the model is not resolved"),
         Outcome::Reached(reached) => match &reached.cache {
-            CacheState::Unknown => Verdict::waiting("the commit is not known yet"),
+            CacheState::Unknown => match &reached.resolution {
+                // Whatever keeps the hub from naming the commit keeps the weights away.
+                Resolution::Asking(state) => {
+                    let (reason, message) = state.verdict(Reason::Resolving);
+                    Verdict::no(reason, message)
+                }
+                _ => Verdict::waiting("the commit is not known yet"),
+            },
             CacheState::Waiting { reason, message } => Verdict::no(*reason, message),
             CacheState::Ready(weights) => Verdict::yes(
                 Reason::Succeeded,
@@ -218,7 +225,7 @@ fn current_pods(observed: &Observed) -> Vec<&Pod> {
     observed
         .pods
         .iter()
-        .filter(|pod| !pod_health::is_leaving(pod))
+        .filter(|pod| !pod_health::is_leaving(pod) && !pod_health::is_over(pod))
         .filter(|pod| pod.annotations().get(REVISION).map(String::as_str) == revision)
         .collect()
 }

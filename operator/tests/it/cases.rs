@@ -6,7 +6,7 @@ use std::path::Path;
 
 use chandler_operator::api::{ModelCache, ModelDeployment};
 use chandler_operator::config::PodDefaults;
-use chandler_operator::{model_cache, model_deployment};
+use chandler_operator::{digest, model_cache, model_deployment};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -47,10 +47,32 @@ fn decide(folder: &Path) -> (Value, Value) {
     };
     let now = Timestamp::from_second(1_800_000_000).unwrap();
     let kind: Value = serde_saphyr::from_str(&input).unwrap();
+    let (input, facts) = asked(&input, &facts, &defaults);
     match kind["kind"].as_str() {
         Some("ModelDeployment") => deployment(&input, &facts, &defaults, now),
         Some("ModelCache") => cache(&input, &facts, &defaults, now),
         other => panic!("{}: kind {other:?}", folder.display()),
+    }
+}
+
+/// Puts the digest of what the spec asks the hub into the place of `REQ`.
+fn asked(input: &str, facts: &str, defaults: &PodDefaults) -> (String, String) {
+    use model_deployment::validate::{Validated, WeightsFrom, validate};
+    const PLACE: &str = "request: REQ";
+    let filled = |digest: &str| {
+        let digest = format!("request: \"{digest}\"");
+        (input.replace(PLACE, &digest), facts.replace(PLACE, &digest))
+    };
+    if !input.contains(PLACE) && !facts.contains(PLACE) {
+        return (input.to_owned(), facts.to_owned());
+    }
+    let object: ModelDeployment = serde_saphyr::from_str(input).unwrap();
+    match validate(&object, &serde_saphyr::from_str(facts).unwrap(), defaults) {
+        Ok(Validated {
+            weights: WeightsFrom::Hub { request, .. },
+            ..
+        }) => filled(&digest::of(&request)),
+        other => panic!("nothing is asked, so there is no digest for REQ: {other:?}"),
     }
 }
 
@@ -61,7 +83,7 @@ fn deployment(input: &str, facts: &str, defaults: &PodDefaults, now: Timestamp) 
     let observed: model_deployment::observe::Observed = serde_saphyr::from_str(facts).unwrap();
     let decided =
         model_deployment::validate::validate(&object, &observed, defaults).and_then(|validated| {
-            let resolution = progress::resolution(&object, &validated, &observed)?;
+            let resolution = progress::resolution(&object, &validated, &observed, defaults)?;
             Ok((validated, resolution))
         });
     let (objects, outcome) = match decided {

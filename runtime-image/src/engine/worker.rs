@@ -16,15 +16,6 @@ use crate::metrics::Metrics;
 use crate::model::{Model, Run, StepError, StepPlan};
 use crate::tokenizer::Tokenizer;
 
-/// A fault after which the engine does not go on.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
-    #[error(transparent)]
-    Step(#[from] StepError),
-    #[error(transparent)]
-    Sample(#[from] NotFinite),
-}
-
 /// One generation.
 struct Active {
     /// Prompt and answer.
@@ -34,7 +25,7 @@ struct Active {
     blocks: Vec<u32>,
     sampler: Sampler,
     sequence: Sequence,
-    events: UnboundedSender<Event>,
+    events: UnboundedSender<Result<Event, NotFinite>>,
     arrived: Instant,
     first_token_seen: bool,
     /// Freed with the generation.
@@ -119,7 +110,7 @@ impl Worker {
     }
 
     /// Runs until the last handle is gone and all generations have ended.
-    pub(super) fn run(mut self) -> Result<(), Fault> {
+    pub(super) fn run(mut self) -> Result<(), StepError> {
         loop {
             let open = self.take_submissions();
             self.drop_cancelled();
@@ -178,7 +169,7 @@ impl Worker {
     }
 
     /// One step of the model.
-    fn step(&mut self) -> Result<(), Fault> {
+    fn step(&mut self) -> Result<(), StepError> {
         let running: Vec<View> = self.running.iter().map(Active::view).collect();
         let waiting: Vec<View> = self
             .waiting
@@ -206,9 +197,13 @@ impl Worker {
             if active.computed < active.tokens.len() {
                 continue;
             }
-            let token = active.sampler.sample(logits.row(wanted))?;
+            let sampled = active.sampler.sample(logits.row(wanted));
             wanted += 1;
-            if let Outcome::Ended = advance(active, token, tokenizer, metrics) {
+            let outcome = match sampled {
+                Ok(token) => advance(active, token, tokenizer, metrics),
+                Err(error) => fail(active, error, metrics),
+            };
+            if let Outcome::Ended = outcome {
                 blocks.give(&mut active.blocks);
             }
         }
@@ -269,17 +264,24 @@ fn advance(active: &mut Active, token: u32, tokenizer: &Tokenizer, metrics: &Met
     let advance = active.sequence.advance(token, tokenizer);
     // A client that has left is noticed at the next turn.
     if !advance.text.is_empty() {
-        let _ = active.events.send(Event::Text { text: advance.text });
+        let _ = active.events.send(Ok(Event::Text { text: advance.text }));
     }
     let Some(finish) = advance.finish else {
         return Outcome::GoesOn;
     };
     metrics.finished(finish, active.arrived.elapsed().as_secs_f64());
-    let _ = active.events.send(Event::Finished {
+    let _ = active.events.send(Ok(Event::Finished {
         finish,
         prompt_tokens: active.prompt_tokens,
         completion_tokens: active.sequence.generated(),
-    });
+    }));
+    Outcome::Ended
+}
+
+/// Ends one answer; the others go on.
+fn fail(active: &mut Active, error: NotFinite, metrics: &Metrics) -> Outcome {
+    metrics.aborted();
+    let _ = active.events.send(Err(error));
     Outcome::Ended
 }
 

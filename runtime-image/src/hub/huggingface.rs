@@ -13,7 +13,8 @@ use url::Url;
 use super::client::{Client, Follow, Request, read_body, shown};
 use super::error::HubError;
 use super::listing::{
-    Commit, FileDigest, ListingError, RemoteFile, RepoPath, RepositoryId, Snapshot, shorten,
+    Commit, FileDigest, ListingError, RemoteFile, RepoPath, RepositoryId, SIZE_LIMIT, Snapshot,
+    shorten,
 };
 use super::retry::{Patience, retry_after};
 use super::token::Credentials;
@@ -470,7 +471,9 @@ fn remote_file(sibling: Sibling) -> Result<RemoteFile, ListingError> {
 /// The facts that the hub tells about content on another host.
 fn linked(headers: &HeaderMap) -> Option<FileFacts> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let size = text("x-linked-size").and_then(|size| size.trim().parse().ok());
+    let size = text("x-linked-size")
+        .and_then(|size| size.trim().parse().ok())
+        .filter(|size| *size <= SIZE_LIMIT);
     let digest = text("x-linked-etag").and_then(etag_digest);
     (size.is_some() || digest.is_some()).then_some(FileFacts { size, digest })
 }
@@ -481,7 +484,8 @@ fn facts(response: &Response, from_hub: bool) -> FileFacts {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let own_size = text(CONTENT_LENGTH)
         .filter(|_| response.status().is_success())
-        .and_then(|size| size.parse().ok());
+        .and_then(|size| size.parse().ok())
+        .filter(|size| *size <= SIZE_LIMIT);
     // An ETag is a digest only where the hub made it: other hosts put there what they like.
     let own_digest = text(ETAG)
         .filter(|_| from_hub && response.status().is_success())

@@ -70,7 +70,7 @@ impl Tries {
             .retry_after()
             .unwrap_or_else(|| own_pause(self.failures));
         self.failures += 1;
-        if !error.is_transient() || self.since.elapsed() + pause > self.patience {
+        if !error.is_transient() || self.since.elapsed().saturating_add(pause) > self.patience {
             return Err(error);
         }
         tracing::warn!(%error, pause_seconds = pause.as_secs_f64(), tries = self.failures, "trying again");

@@ -57,7 +57,7 @@ pub struct Options {
     pub top_k: Option<i64>,
     /// 0 to 1.
     pub min_p: Option<f32>,
-    /// Above 0.
+    /// 0.01 to 10.
     pub repetition_penalty: Option<f32>,
     /// Pass over the model's end tokens.
     pub ignore_eos: Option<bool>,
@@ -137,15 +137,9 @@ impl Options {
             "repetition_penalty",
             self.repetition_penalty,
             1.0,
-            0.0,
+            0.01,
             10.0,
         )?;
-        if repetition == 0.0 {
-            return Err(InvalidField::new(
-                "repetition_penalty",
-                "repetition_penalty is 0, expected more than 0",
-            ));
-        }
         let top_k = match self.top_k {
             None | Some(-1) => 0,
             Some(value) => usize::try_from(value).map_err(|_| {

@@ -5,12 +5,13 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
-use super::App;
 use super::body::Wire;
 use super::error::ApiError;
 use super::lifecycle::seconds_since_1970;
 use super::models::check_model;
+use super::prepare::prepare;
 use super::respond::{Deadline, Frames, collect, finish_reason, stream};
+use super::{App, Service};
 use crate::engine::Finish;
 use crate::openai::Usage;
 use crate::openai::chat::{
@@ -32,15 +33,14 @@ pub(super) async fn chat(
     let asked = body.tokens_asked()?;
     let permit = service.engine.admit()?;
 
-    let shared = service.clone();
-    let encode = move || {
-        let template = shared.template.as_ref().ok_or(ApiError::NoTemplate)?;
-        let prompt = template.render(&conversation, &shared.tokenizer)?;
-        Ok::<_, ApiError>(shared.tokenizer.encode(&prompt)?)
+    let encode = move |service: &Service| {
+        let template = service.template.as_ref().ok_or(ApiError::NoTemplate)?;
+        service.check_length(conversation.iter().map(|message| message.content.as_str()))?;
+        let prompt = template.render(&conversation, &service.tokenizer)?;
+        Ok(service.tokenizer.encode(&prompt)?)
     };
-    let prompt = tokio::task::spawn_blocking(encode)
-        .await
-        .map_err(|error| ApiError::Internal(error.to_string()))??;
+    let (prompt, permit) = prepare(&service, permit, encode).await?;
+    service.check_tokens("messages", &prompt)?;
     let room = room(prompt.len(), asked, service.engine.limits().context_length)?;
     let request = GenerateRequest {
         prompt,

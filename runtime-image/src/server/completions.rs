@@ -5,18 +5,18 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
-use super::App;
 use super::body::Wire;
 use super::error::ApiError;
 use super::lifecycle::seconds_since_1970;
 use super::models::check_model;
+use super::prepare::prepare;
 use super::respond::{Deadline, Frames, collect, finish_reason, stream};
+use super::{App, Service};
 use crate::engine::Finish;
 use crate::openai::Usage;
 use crate::openai::completions::{
     CompletionChoice, CompletionRequest, CompletionResponse, OnePrompt,
 };
-use crate::openai::options::InvalidField;
 use crate::request::{GenerateRequest, room};
 
 /// Continues a text.
@@ -33,17 +33,17 @@ pub(super) async fn completions(
     let asked = body.tokens_asked()?;
     let permit = service.engine.admit()?;
 
-    let prompt = match prompt {
-        OnePrompt::Tokens(tokens) => tokens,
+    let (prompt, permit) = match prompt {
+        OnePrompt::Tokens(tokens) => (tokens, permit),
         OnePrompt::Text(text) => {
-            let shared = service.clone();
-            let encode = move || shared.tokenizer.encode_completion(text);
-            tokio::task::spawn_blocking(encode)
-                .await
-                .map_err(|error| ApiError::Internal(error.to_string()))??
+            let encode = move |service: &Service| {
+                service.check_length([text.as_str()])?;
+                Ok(service.tokenizer.encode_completion(text)?)
+            };
+            prepare(&service, permit, encode).await?
         }
     };
-    check_tokens(&prompt, service.tokenizer.size())?;
+    service.check_tokens("prompt", &prompt)?;
     let room = room(prompt.len(), asked, service.engine.limits().context_length)?;
     let request = GenerateRequest {
         prompt,
@@ -69,23 +69,6 @@ pub(super) async fn completions(
         finish_reason: Some(finish_reason(finish)),
     };
     Ok(Json(frames.response(vec![choice], Some(Some(usage)))).into_response())
-}
-
-/// Refuses prompts that the model cannot read.
-fn check_tokens(prompt: &[u32], size: usize) -> Result<(), InvalidField> {
-    if prompt.is_empty() {
-        return Err(InvalidField::new(
-            "prompt",
-            "prompt is empty, expected at least one token",
-        ));
-    }
-    match prompt.iter().find(|token| **token as usize >= size) {
-        Some(token) => Err(InvalidField::new(
-            "prompt",
-            format!("prompt has token {token}, this model has 0 to {}", size - 1),
-        )),
-        None => Ok(()),
-    }
 }
 
 struct TextFrames {

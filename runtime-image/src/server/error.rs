@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::engine::{Overloaded, Stopped};
+use crate::engine::{Interrupted, Overloaded, Stopped};
 use crate::openai::error::{ErrorBody, ErrorObject};
 use crate::openai::options::InvalidField;
 use crate::prompt::PromptError;
@@ -92,6 +92,12 @@ impl From<InvalidField> for ApiError {
 impl From<Stopped> for ApiError {
     fn from(stopped: Stopped) -> Self {
         Self::Internal(stopped.to_string())
+    }
+}
+
+impl From<Interrupted> for ApiError {
+    fn from(interrupted: Interrupted) -> Self {
+        Self::Internal(interrupted.to_string())
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Service {
     pub tokenizer: Arc<Tokenizer>,
     /// Messages to text; absent for models that are not made for chat.
     pub template: Option<Template>,
+    /// Tokens that prompts may have: those below this number, which tokenizer and model both know.
+    pub vocabulary: usize,
     /// What the weights are stored as.
     pub main_type: String,
     /// Bytes of memory for weights.

@@ -1,6 +1,7 @@
 //! `/v1/models`.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 
 use super::App;
@@ -30,8 +31,10 @@ pub(super) async fn list(State(app): State<App>) -> Result<Json<ModelList>, ApiE
 /// One served name; names with slashes are taken as they are.
 pub(super) async fn one(
     State(app): State<App>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ModelObject>, ApiError> {
+    // A path that is no text names no model.
+    let Path(name) = name.map_err(|_| unknown(&app, "\u{fffd}"))?;
     check_model(&app, &name)?;
     objects(&app)?
         .into_iter()

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
-use serde_json::json;
 
 use crate::api::{
-    AccessMode, CachePod, CacheSource, CacheStorage, HubSource, LocalReference, ModelCache,
-    ModelCacheSpec, ModelDeployment, Toleration, TolerationOperator,
+    CachePod, CacheSource, CacheStorage, HubSource, LocalReference, ModelCache, ModelCacheSpec,
+    ModelDeployment, Toleration, TolerationOperator,
 };
 use crate::child::{GENERATED, MANAGED_BY, MANAGER};
 use crate::digest;
@@ -20,35 +19,13 @@ use crate::model_deployment::validate::{Validated, WeightsFrom};
 /// Name of the cache: a digest of what is needed, never of the token or of who needs it.
 #[must_use]
 pub fn cache_name(object: &ModelDeployment, validated: &Validated, found: &Found) -> String {
-    let spec = spec(object, validated, found, None);
-    let hub = spec.source.hub.as_ref();
-    let endpoint = hub.and_then(|hub| hub.endpoint.clone());
-    let modes = spec
-        .storage
-        .as_ref()
-        .and_then(|storage| storage.access_modes.clone());
-    // A volume for one node only is where its first user can run.
-    let placement = (modes != Some(vec![AccessMode::ReadWriteMany])).then(|| {
-        spec.pod.as_ref().map(|pod| {
-            (
-                &pod.node_selector,
-                &pod.tolerations,
-                &pod.affinity,
-                &pod.runtime_class_name,
-            )
-        })
-    });
-    let storage = object
-        .spec
-        .weights
-        .as_ref()
-        .and_then(|weights| weights.storage.as_ref());
-    let needs = json!([
-        hub.map(|hub| (hub.name, &hub.id, &hub.revision, hub.format, &hub.files)),
-        endpoint,
-        storage,
-        placement,
-    ]);
+    let mut needs = spec(object, validated, found, None);
+    let given = object.spec.weights.as_ref();
+    let given = given.and_then(|weights| weights.storage.as_ref()?.size.clone());
+    if let Some(storage) = &mut needs.storage {
+        // What we make of the files' bytes says nothing new.
+        storage.size = given;
+    }
     format!("weights-{}", digest::of(&needs))
 }
 

@@ -1,0 +1,158 @@
+//! From the first moment to the last: loading, ready, draining, failing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use chandler_runtime::model::fake::FakeControl;
+use chandler_runtime::serve::ServeError;
+use chandler_runtime::weights::LoadError;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::server::{CONTEXT, Server, config, error_of, fake, json_of, until};
+
+#[tokio::test]
+async fn both_ports_answer_while_the_model_loads() {
+    let (config, control) = (config(), Arc::new(FakeControl::default()));
+    let (settings, switches) = (config.clone(), control.clone());
+    let (go, gone) = std::sync::mpsc::channel();
+    let server = Server::start_with(config, control, move || {
+        gone.recv().unwrap();
+        fake(&settings, switches)
+    })
+    .await;
+    assert_eq!(server.look("/healthz").await.0, StatusCode::OK);
+    assert_eq!(
+        server.look("/readyz").await,
+        (StatusCode::SERVICE_UNAVAILABLE, "Loading".to_owned())
+    );
+    let response = server.chat("x", json!({})).await;
+    assert!(response.headers().contains_key("retry-after"));
+    let (status, error) = error_of(response).await;
+    assert_eq!(
+        (status, &error["code"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("unavailable"))
+    );
+    go.send(()).unwrap();
+    server.until_ready().await;
+    let status: Value = serde_json::from_str(&server.look("/status").await.1).unwrap();
+    assert_eq!(status["phase"], "Ready");
+    assert_eq!(status["device"], "cpu");
+    assert_eq!(
+        status["limits"],
+        json!({ "contextLength": CONTEXT, "maxSequences": 4 })
+    );
+    assert!(status["phases"]["loadedSeconds"].is_number(), "{status}");
+    assert_eq!(server.chat("x", json!({})).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_cannot_be_loaded_ends_the_process_with_its_reason() {
+    let server = Server::start_with(config(), Arc::default(), || {
+        Err(LoadError::Setup("x.gguf is cut short".to_owned()))
+    })
+    .await;
+    let error = server.ended().await.unwrap_err();
+    assert_eq!(
+        (error.reason(), error.to_string().as_str()),
+        ("LoadFailed", "x.gguf is cut short")
+    );
+}
+
+#[tokio::test]
+async fn a_terminated_server_finishes_what_runs_and_turns_late_requests_away() {
+    let mut config = config();
+    // Long enough to be met below on a busy machine, and over before the stream ends.
+    config.drain_grace = std::time::Duration::from_secs(1);
+    let mut server = Server::start(config).await;
+    server.slow_down(100);
+    let running = server
+        .chat("a", json!({ "stream": true, "ignore_eos": true }))
+        .await;
+    server.terminate();
+    until("readiness to be off", async || {
+        server.look("/readyz").await == (StatusCode::SERVICE_UNAVAILABLE, "Draining".to_owned())
+    })
+    .await;
+    let late = server.chat("y", json!({ "max_tokens": 1 })).await;
+    assert_eq!(
+        late.status(),
+        StatusCode::OK,
+        "a request right after SIGTERM is still taken"
+    );
+    until("late requests to be turned away", async || {
+        let response = server.chat("y", json!({ "max_tokens": 1 })).await;
+        let closes = response
+            .headers()
+            .get("connection")
+            .is_some_and(|value| value == "close");
+        let refused = response.status() == StatusCode::SERVICE_UNAVAILABLE;
+        assert!(!refused || closes, "a refused request keeps its connection");
+        refused && error_of(response).await.1["code"] == "unavailable"
+    })
+    .await;
+    assert!(
+        running.text().await.unwrap().ends_with("data: [DONE]\n\n"),
+        "the running stream was cut"
+    );
+    server.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_outlasts_the_drain_is_cut_off() {
+    let mut config = config();
+    config.drain = std::time::Duration::from_millis(200);
+    let mut server = Server::start(config).await;
+    server.slow_down(200);
+    let running = server
+        .chat("a", json!({ "stream": true, "ignore_eos": true }))
+        .await;
+    server.terminate();
+    server.ended().await.unwrap();
+    drop(running);
+}
+
+#[tokio::test]
+async fn an_engine_that_dies_answers_those_who_wait_and_ends_the_process() {
+    let server = Server::start(config()).await;
+    server.control.panics.store(true, Ordering::SeqCst);
+    let (status, error) = error_of(server.chat("a", json!({})).await).await;
+    assert_eq!(
+        (status, &error["type"]),
+        (StatusCode::INTERNAL_SERVER_ERROR, &json!("server_error"))
+    );
+    let error = server.ended().await.unwrap_err();
+    assert!(
+        matches!(&error, ServeError::Engine(message) if message.contains("told to panic")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_number_ends_alone() {
+    let server = Server::start(config()).await;
+    server.control.gives_nonsense.store(true, Ordering::SeqCst);
+    let (status, error) = error_of(server.chat("a", json!({})).await).await;
+    assert_eq!(
+        (status, &error["type"]),
+        (StatusCode::INTERNAL_SERVER_ERROR, &json!("server_error"))
+    );
+    server.control.gives_nonsense.store(false, Ordering::SeqCst);
+    assert_eq!(server.chat("x", json!({})).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn metrics_count_under_the_names_that_dashboards_know() {
+    let server = Server::start(config()).await;
+    json_of(server.chat("xx", json!({})).await).await;
+    for line in [
+        // The first step at start counts as well.
+        "vllm:prompt_tokens_total{model_name=\"fake\"} 3",
+        "vllm:generation_tokens_total{model_name=\"fake\"} 4",
+        "vllm:num_requests_running{model_name=\"fake\"} 0",
+        "vllm:request_success_total{finished_reason=\"stop\",model_name=\"fake\"} 1",
+        "vllm:time_to_first_token_seconds_count{model_name=\"fake\"} 2",
+    ] {
+        server.until_counted(line).await;
+    }
+}
