@@ -30,7 +30,7 @@ fn the_reference_is_what_the_types_say() {
     let wanted = chandler_operator::api::reference();
     assert!(
         written.ends_with(wanted.trim_end()) || written.trim_end().ends_with(wanted.trim_end()),
-        "the reference in docs/api.md is out of date: replace it with the output of `chandler-operator crd --docs`"
+        "the reference in docs/api.md is out of date: run `make generate`"
     );
 }
 
