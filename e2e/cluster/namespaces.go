@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -104,7 +105,10 @@ func coverSysctls() error {
 }
 
 // settleNetwork joins the node's network to the machine's by one veth pair.
-// There is no default route: a pod reaches the cluster and nothing else.
+// There is no default route: a pod reaches the cluster and nothing else. The
+// node's own programs reach Services, too: containerd pulls from a registry
+// behind one. Before kube-proxy's rules turn such an address into a pod's, the
+// kernel wants some route for it.
 func settleNetwork(machine netns.NsHandle, link string, subnet Subnet) error {
 	outside, err := netlink.NewHandleAt(machine)
 	if err != nil {
@@ -134,11 +138,30 @@ func settleNetwork(machine netns.NsHandle, link string, subnet Subnet) error {
 	if err := raise(here, inside, subnet.Node.String()+"/30"); err != nil {
 		return err
 	}
+	if err := routeServices(here, inside); err != nil {
+		return err
+	}
 	if err := raise(outside, link, subnet.Machine.String()+"/30"); err != nil {
 		return err
 	}
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
 		return fmt.Errorf("let the node forward its pods' packets: %w", err)
+	}
+	return nil
+}
+
+func routeServices(handle *netlink.Handle, name string) error {
+	link, err := handle.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find the interface %s: %w", name, err)
+	}
+	_, services, err := net.ParseCIDR(serviceCIDR)
+	if err != nil {
+		return err
+	}
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: services, Scope: netlink.SCOPE_LINK}
+	if err := handle.RouteAdd(route); err != nil {
+		return fmt.Errorf("give the node a route to %s: %w", services, err)
 	}
 	return nil
 }

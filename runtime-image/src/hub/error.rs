@@ -9,6 +9,24 @@ use super::client::shown;
 use super::listing::{Commit, ListingError, RepoPath, RepositoryId};
 use crate::answer::{Failure, Reason};
 
+/// From whom a hub hides that a repository exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hidden {
+    /// From those without a token (status 401); what to do about the credentials.
+    FromStrangers(String),
+    /// From tokens without the right to see it.
+    FromThisToken,
+}
+
+impl std::fmt::Display for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::FromStrangers(explanation) => write!(f, " (status 401): {explanation}"),
+            Self::FromThisToken => f.write_str(": the token may not see it"),
+        }
+    }
+}
+
 /// A hub did not give what was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
@@ -74,14 +92,14 @@ pub enum HubError {
         token: bool,
     },
     /// No such repository, as far as this request may know.
-    #[error("no repository {} on {endpoint}{}; check the id, for upper and lower case too", ids(tried), hidden.as_ref().map_or(String::new(), |explanation| format!(", or it is private: {explanation}")))]
+    #[error("no repository {} on {endpoint}{}; check the id, for upper and lower case too", ids(tried), hidden.as_ref().map_or(String::new(), |hidden| format!(", or it is private{hidden}")))]
     NoRepository {
         /// Every id that was tried.
         tried: Vec<RepositoryId>,
         /// The hub's address.
         endpoint: String,
-        /// Where the hub does not tell absent from private: what about the credentials.
-        hidden: Option<String>,
+        /// Where the hub does not tell absent from private: from whom it may be hidden.
+        hidden: Option<Hidden>,
     },
     /// The repository has no such revision.
     #[error("{id} on {endpoint} has no revision {revision:?}; check the branch, tag or commit")]
@@ -203,7 +221,11 @@ impl HubError {
                 Reason::HubUnreachable
             }
             Self::RateLimited { .. } => Reason::HubRateLimited,
-            Self::Credentials { .. } => Reason::CredentialsMissing,
+            Self::Credentials { .. }
+            | Self::NoRepository {
+                hidden: Some(Hidden::FromStrangers(_)),
+                ..
+            } => Reason::CredentialsMissing,
             Self::Licence { .. } => Reason::LicenceNotAccepted,
             Self::NoRepository { .. } | Self::NoRevision { .. } | Self::NoFile { .. } => {
                 Reason::NotFoundOnHub

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::client::{Client, Follow, Request, read_body, shown};
-use super::error::HubError;
+use super::error::{Hidden, HubError};
 use super::listing::{
     Commit, FileDigest, ListingError, RemoteFile, RepoPath, RepositoryId, SIZE_LIMIT, Snapshot,
     shorten,
@@ -358,7 +358,7 @@ impl HuggingFace {
                 HubError::NoRepository {
                     tried: vec![id],
                     endpoint,
-                    hidden: Some(self.credentials.explain()),
+                    hidden: Some(Hidden::FromStrangers(self.credentials.explain())),
                 }
             }
             StatusCode::UNAUTHORIZED if code == "GatedRepo" => {
@@ -397,10 +397,7 @@ impl HuggingFace {
     async fn not_found(&self, code: &str, about: About<'_>) -> HubError {
         let endpoint = self.endpoint.to_string();
         let no_repository = |id: &RepositoryId| {
-            let hidden = self
-                .credentials
-                .token()
-                .map(|_| "the token may not see it".to_owned());
+            let hidden = self.credentials.token().map(|_| Hidden::FromThisToken);
             HubError::NoRepository {
                 tried: vec![id.clone()],
                 endpoint: endpoint.clone(),

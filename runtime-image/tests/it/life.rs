@@ -150,7 +150,7 @@ async fn metrics_count_under_the_names_that_dashboards_know() {
         "vllm:prompt_tokens_total{model_name=\"fake\"} 3",
         "vllm:generation_tokens_total{model_name=\"fake\"} 4",
         "vllm:num_requests_running{model_name=\"fake\"} 0",
-        "vllm:request_success_total{finished_reason=\"stop\",model_name=\"fake\"} 1",
+        "vllm:request_success_total{model_name=\"fake\",finished_reason=\"stop\"} 1",
         "vllm:time_to_first_token_seconds_count{model_name=\"fake\"} 2",
     ] {
         server.until_counted(line).await;

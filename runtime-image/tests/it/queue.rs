@@ -65,7 +65,7 @@ async fn a_client_that_leaves_gives_its_place_free() {
     drop(response);
     server
         .until_counted(
-            "vllm:request_success_total{finished_reason=\"abort\",model_name=\"fake\"} 1",
+            "vllm:request_success_total{model_name=\"fake\",finished_reason=\"abort\"} 1",
         )
         .await;
     server.slow_down(0);
