@@ -81,7 +81,13 @@ generate: ## Rewrites what is generated: CRDs, their copies in the chart, the fi
 verify: generate check ## Generated files are fresh and the tree is clean
 	git diff --exit-code
 
+quickstart-test: ## The quickstart on the cluster NAME, on one "of yours", and where it must stop
+	e2e/quickstart_test/run
+
+cluster-test: ## Clusters come and go, killed at many moments, and leave nothing (takes its own names)
+	e2e/cluster/lifecycle_test/run
+
 e2e: ## The stories, on the cluster NAME (STORY=part_of_a_name for one)
 	hack/e2e $(STORY)
 
-.PHONY: own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify e2e
+.PHONY: own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify quickstart-test cluster-test e2e

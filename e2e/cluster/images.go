@@ -185,11 +185,10 @@ func importImages(ctx context.Context, state State, record Record) error {
 // pods may ask for it either way.
 func load(ctx context.Context, state State, log io.Writer, files ...string) error {
 	for _, file := range files {
-		output, err := ctr(ctx, state, "images", "import", file)
-		if err != nil {
+		if _, err := ctr(ctx, state, "images", "import", file); err != nil {
 			return fmt.Errorf("import %s: %w", file, err)
 		}
-		fmt.Fprintf(log, "imported %s\n%s", file, indent(output))
+		fmt.Fprintf(log, "imported %s\n", file)
 	}
 	list, err := ctr(ctx, state, "images", "ls")
 	if err != nil {
@@ -235,12 +234,4 @@ func ctr(ctx context.Context, state State, arguments ...string) (string, error) 
 		return "", fmt.Errorf("ctr %s: %w: %s", strings.Join(arguments, " "), err, strings.TrimSpace(string(output)))
 	}
 	return string(output), nil
-}
-
-func indent(text string) string {
-	text = strings.TrimSpace(text)
-	if text == "" {
-		return ""
-	}
-	return "  " + strings.ReplaceAll(text, "\n", "\n  ") + "\n"
 }

@@ -10,6 +10,7 @@
 mod admission;
 mod answer;
 mod bad_input;
+mod bad_spec;
 mod conflict;
 mod contract;
 mod delete;
@@ -20,5 +21,6 @@ mod others_hubs;
 mod recovery;
 mod registry;
 mod served;
+mod steady;
 mod upgrade;
 mod weights;

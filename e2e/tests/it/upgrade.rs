@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chandler_e2e::chat::QUESTION;
-use chandler_e2e::cluster::{MODEL_DEPLOYMENT, POD, names};
+use chandler_e2e::cluster::{MODEL_CACHE, MODEL_CARD, MODEL_DEPLOYMENT, POD, names};
 use chandler_e2e::model::NAME;
 use chandler_e2e::operator;
 use chandler_e2e::story::{Company, Story, story};
@@ -69,6 +69,14 @@ fn helm_upgrade_and_uninstall_keep_the_objects_and_what_they_run() {
         ensure!(
             uid(story).await? == object,
             "uninstalling removed the object"
+        );
+        let caches = cluster.list(MODEL_CACHE, &story.namespace, "").await?;
+        let cards = cluster.list(MODEL_CARD, "", "").await?;
+        ensure!(
+            caches.len() == 1 && !cards.is_empty(),
+            "uninstalling removed caches or cards: {} and {}",
+            caches.len(),
+            cards.len()
         );
         let answer = endpoint.ask(NAME, QUESTION).await?;
         ensure!(answer.text().contains("Paris"), "{answer:?}");

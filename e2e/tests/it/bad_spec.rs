@@ -1,0 +1,64 @@
+//! A spec that the schema cannot refuse and that cannot be worked on: the condition says so at once, with what would be right.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use chandler_e2e::cluster::{CLAIM, JOB, MODEL_CACHE, MODEL_DEPLOYMENT, names};
+use chandler_e2e::story::{Company, Story, story};
+use serde_json::{Value, json};
+
+/// No Job has to run for it.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+async fn check(story: &Story, model: Value, reason: &str, texts: &[&str]) -> Result<()> {
+    let cluster = &story.world.cluster;
+    let object = json!({
+        "metadata": { "name": chandler_e2e::model::NAME },
+        "spec": { "model": model, "accelerators": [{ "type": "cpu" }] },
+    });
+    story.apply(MODEL_DEPLOYMENT, object).await?;
+    for condition in ["ModelResolved", "Ready"] {
+        let message = story.reason(AT_ONCE, (condition, "False", reason)).await?;
+        for text in texts {
+            ensure!(
+                message.contains(text),
+                "{condition} lacks \"{text}\": {message}"
+            );
+        }
+    }
+    for kind in [JOB, MODEL_CACHE, CLAIM] {
+        let made = names(&cluster.list(kind, &story.namespace, "").await?);
+        ensure!(
+            made.is_empty(),
+            "made for a spec that cannot be worked on: {made:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_model_that_cannot_be_picked_is_told_at_once_with_what_there_is() {
+    story("bad-spec", Company::Welcome, async |story| {
+        check(
+            story,
+            json!({ "card": "smollm3" }),
+            "CardNotFound",
+            &["smollm3", "smollm2-135m-instruct", "spec.model.card"],
+        )
+        .await?;
+        check(
+            story,
+            json!({ "card": "llama-3.2-vision-instruct" }),
+            "VariantAmbiguous",
+            &["11", "90", "sizeInBillions"],
+        )
+        .await?;
+        check(
+            story,
+            json!({ "card": "smollm2-135m-instruct", "quantization": "Q9_9" }),
+            "VariantNotFound",
+            &["Q9_9", "Q4_1"],
+        )
+        .await
+    });
+}

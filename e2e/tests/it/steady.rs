@@ -1,0 +1,151 @@
+//! What runs stays as it is: nothing is written without a cause, what somebody else breaks is mended, a number of replicas is followed.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use chandler_e2e::cluster::{
+    CLAIM, DEPLOYMENT, JOB, Kind, MODEL_CACHE, MODEL_DEPLOYMENT, POD, SERVICE, names,
+};
+use chandler_e2e::model::NAME;
+use chandler_e2e::story::{Company, Story, story};
+use chandler_e2e::tools::run;
+use chandler_e2e::wait::{Seen, until};
+use serde_json::Value;
+
+/// Several times the longest period at which anything is looked at while a model is Ready.
+const WATCHED: Duration = Duration::from_secs(20);
+
+const MENDED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Kind, name and resource version of everything of the story.
+async fn versions(story: &Story) -> Result<Vec<(String, String)>> {
+    let mut versions = Vec::new();
+    for kind in [
+        MODEL_DEPLOYMENT,
+        MODEL_CACHE,
+        DEPLOYMENT,
+        SERVICE,
+        JOB,
+        CLAIM,
+    ] {
+        for object in story.world.cluster.list(kind, &story.namespace, "").await? {
+            let metadata = &object["metadata"];
+            versions.push((
+                format!("{} {}", object["kind"], metadata["name"]),
+                metadata["resourceVersion"].to_string(),
+            ));
+        }
+    }
+    Ok(versions)
+}
+
+async fn get(story: &Story, kind: Kind) -> Result<Option<Value>> {
+    story.world.cluster.get(kind, &story.namespace, NAME).await
+}
+
+#[test]
+fn a_ready_model_is_left_in_peace() {
+    story("peace", Company::Welcome, async |story| {
+        story.deploy().await?;
+        story.ready().await?;
+        // Other controllers write a last time: the Jobs' completion, the Deployment's progress.
+        let mut before = versions(story).await?;
+        until(
+            Duration::from_secs(60),
+            "everything to be settled",
+            async || {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                let now = versions(story).await?;
+                let is_settled = now == before;
+                before = now;
+                Ok(Seen::when(is_settled, || format!("{before:?}")))
+            },
+        )
+        .await?;
+        // Time itself is what this story is about.
+        tokio::time::sleep(WATCHED).await;
+        let after = versions(story).await?;
+        ensure!(
+            after == before,
+            "written without a cause: {before:?} {after:?}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn children_that_somebody_deletes_or_changes_are_mended() {
+    story("mended", Company::Welcome, async |story| {
+        let cluster = &story.world.cluster;
+        story.deploy().await?;
+        story.ready().await?;
+        for kind in [SERVICE, DEPLOYMENT] {
+            let old = get(story, kind).await?.context("the child is not there")?;
+            cluster.delete(kind, &story.namespace, NAME).await?;
+            until(MENDED_WITHIN, "the child to be made again", async || {
+                let now = get(story, kind).await?.unwrap_or_default();
+                let is_new = now["metadata"]["uid"].is_string()
+                    && now["metadata"]["uid"] != old["metadata"]["uid"];
+                Ok(Seen::when(is_new, || now["metadata"].to_string()))
+            })
+            .await?;
+        }
+        let patch = r#"{"spec":{"ports":[{"name":"http","port":80,"targetPort":9}]}}"#;
+        let service = format!("service/{NAME}");
+        run(
+            "kubectl",
+            &["patch", &service, "-n", &story.namespace, "-p", patch],
+        )
+        .await?;
+        until(
+            MENDED_WITHIN,
+            "the Service's port to be mended",
+            async || {
+                let port = get(story, SERVICE).await?.unwrap_or_default()["spec"]["ports"][0]
+                ["targetPort"]
+                .clone();
+                Ok(Seen::when(port == "http", || port.to_string()))
+            },
+        )
+        .await?;
+        story.ready().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn kubectl_scale_suspends_and_resumes_and_keeps_the_weights() {
+    story("scale", Company::Welcome, async |story| {
+        story.deploy().await?;
+        story.ready().await?;
+        let scale = async |replicas: &str| {
+            let object = format!("modeldeployments.chandler.dev/{NAME}");
+            let replicas = format!("--replicas={replicas}");
+            run(
+                "kubectl",
+                &["scale", &object, &replicas, "-n", &story.namespace],
+            )
+            .await
+        };
+        scale("0").await?;
+        story
+            .reason(Duration::from_secs(90), ("Ready", "True", "Suspended"))
+            .await?;
+        let selector = "app.kubernetes.io/component=serve";
+        let pods = names(
+            &story
+                .world
+                .cluster
+                .list(POD, &story.namespace, selector)
+                .await?,
+        );
+        ensure!(pods.is_empty(), "{pods:?}");
+        scale("2").await?;
+        let ready = story.ready().await?;
+        ensure!(ready["status"]["readyReplicas"] == 2, "{}", ready["status"]);
+        let log = story.world.hub.requests(&story.repository()).await?;
+        let loads = log.iter().filter(|entry| entry.is_download()).count();
+        ensure!(loads == 1, "the weights were fetched {loads} times");
+        Ok(())
+    });
+}
