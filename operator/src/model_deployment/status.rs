@@ -348,13 +348,12 @@ fn pending(observed: &Observed) -> Option<(Reason, String)> {
 }
 
 fn suspended(object: &ModelDeployment, observed: &Observed) -> Verdict {
-    let status = observed
-        .workload
-        .as_ref()
-        .and_then(|workload| workload.status.as_ref());
-    let left = status
-        .and_then(|status| status.replicas)
-        .unwrap_or_default();
+    // The Deployment no longer counts pods that are leaving, and they still answer.
+    let left = observed
+        .pods
+        .iter()
+        .filter(|pod| !pod_health::is_over(pod))
+        .count();
     if left > 0 || !is_current(object, observed) {
         return Verdict::no(
             Reason::RollingOut,
