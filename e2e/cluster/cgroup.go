@@ -41,6 +41,22 @@ func hierarchies() (folders []string, unified bool, err error) {
 	return nil, false, errors.New("this machine has no control groups mounted: mount them at /sys/fs/cgroup")
 }
 
+// allHierarchies are the mount points of both versions: where version 2 stands
+// beside version 1, runc makes folders there, too.
+func allHierarchies() ([]string, error) {
+	mounts, err := readMounts("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	var folders []string
+	for _, mount := range mounts {
+		if mount.kind == "cgroup" || mount.kind == "cgroup2" {
+			folders = append(folders, mount.point)
+		}
+	}
+	return folders, nil
+}
+
 type mount struct{ point, kind, options string }
 
 // readMounts parses mountinfo; see proc_pid_mountinfo(5).
@@ -123,7 +139,7 @@ func prepareCgroup(folder string, unified bool) error {
 
 // cgroupFolders are the cluster's folders in all hierarchies, deepest first.
 func cgroupFolders(name string) ([]string, error) {
-	roots, _, err := hierarchies()
+	roots, err := allHierarchies()
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ const fakeNodeMark = "kwok.x-k8s.io/node"
 
 func kwokArguments(state State, node string) []string {
 	return []string{
+		"--config=" + state.path("bin", "kwok-stages.yaml"),
 		"--kubeconfig=" + state.path("settings", "kwok.kubeconfig"),
 		"--manage-all-nodes=false",
 		"--manage-nodes-with-annotation-selector=" + fakeNodeMark + "=fake",

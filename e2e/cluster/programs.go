@@ -97,7 +97,7 @@ func required(options Options) []string {
 		"containerd", "containerd-shim-runc-v2", "ctr", "runc", "ptp", "host-local", "loopback", "portmap", "images",
 	}
 	if options.FakeNodes > 0 {
-		names = append(names, "kwok")
+		names = append(names, "kwok", "kwok-stages.yaml")
 	}
 	return names
 }

@@ -1,5 +1,5 @@
 //! The stories. Each runs on the cluster of `KUBECONFIG` in a namespace of its own that takes only restricted pods;
-//! `contract` and `others_hubs` need no cluster.
+//! `contract`, `images` and `others_hubs` need no cluster.
 //!
 //! ```text
 //! make e2e                    all
@@ -16,6 +16,7 @@ mod contract;
 mod delete;
 mod gated;
 mod hub_trouble;
+mod images;
 mod install;
 mod others_hubs;
 mod recovery;

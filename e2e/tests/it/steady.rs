@@ -10,7 +10,7 @@ use chandler_e2e::model::NAME;
 use chandler_e2e::story::{Company, Story, story};
 use chandler_e2e::tools::run;
 use chandler_e2e::wait::{Seen, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Several times the longest period at which anything is looked at while a model is Ready.
 const WATCHED: Duration = Duration::from_secs(20);
@@ -114,9 +114,18 @@ fn children_that_somebody_deletes_or_changes_are_mended() {
 }
 
 #[test]
-fn kubectl_scale_suspends_and_resumes_and_keeps_the_weights() {
+fn kubectl_scale_suspends_and_resumes_as_any_user_and_keeps_the_weights() {
     story("scale", Company::Welcome, async |story| {
-        story.deploy().await?;
+        story
+            .world
+            .hub
+            .offer(&story.repository(), json!({}))
+            .await?;
+        let mut object = chandler_e2e::model::deployment(&story.repository());
+        // Some user without a name, as OpenShift chooses them; the images name another one.
+        object["spec"]["pod"] =
+            json!({ "securityContext": { "runAsUser": 1_000_680_000, "fsGroup": 1_000_680_000 } });
+        story.apply(MODEL_DEPLOYMENT, object).await?;
         story.ready().await?;
         let scale = async |replicas: &str| {
             let object = format!("modeldeployments.chandler.dev/{NAME}");
@@ -142,6 +151,11 @@ fn kubectl_scale_suspends_and_resumes_and_keeps_the_weights() {
         ensure!(pods.is_empty(), "{pods:?}");
         scale("2").await?;
         let ready = story.ready().await?;
+        let cluster = &story.world.cluster;
+        for pod in cluster.list(POD, &story.namespace, selector).await? {
+            let user = &pod["status"]["containerStatuses"][0]["user"]["linux"]["uid"];
+            ensure!(*user == 1_000_680_000, "the pod runs as {user}");
+        }
         ensure!(ready["status"]["readyReplicas"] == 2, "{}", ready["status"]);
         let log = story.world.hub.requests(&story.repository()).await?;
         let loads = log.iter().filter(|entry| entry.is_download()).count();
