@@ -141,17 +141,16 @@ fn kubectl_scale_suspends_and_resumes_as_any_user_and_keeps_the_weights() {
             .reason(Duration::from_secs(90), ("Ready", "True", "Suspended"))
             .await?;
         let selector = "app.kubernetes.io/component=serve";
-        let pods = names(
-            &story
-                .world
-                .cluster
-                .list(POD, &story.namespace, selector)
-                .await?,
+        // What has ended may be listed for a moment more.
+        let cluster = &story.world.cluster;
+        let pods = cluster.list(POD, &story.namespace, selector).await?;
+        ensure!(
+            pods.iter().all(|pod| pod["status"]["phase"] != "Running"),
+            "suspended, and still running: {:?}",
+            names(&pods)
         );
-        ensure!(pods.is_empty(), "{pods:?}");
         scale("2").await?;
         let ready = story.ready().await?;
-        let cluster = &story.world.cluster;
         for pod in cluster.list(POD, &story.namespace, selector).await? {
             let user = &pod["status"]["containerStatuses"][0]["user"]["linux"]["uid"];
             ensure!(*user == 1_000_680_000, "the pod runs as {user}");
