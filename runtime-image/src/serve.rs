@@ -19,6 +19,7 @@ use crate::engine::{Engine, EngineLimits, Event, Interrupted};
 use crate::model::{self, BLOCK_TOKENS, Capacity, Model, Setup};
 use crate::prompt::Template;
 use crate::request::{Ending, GenerateRequest, Sampling};
+use crate::server::listen::MOST_CONNECTIONS;
 use crate::server::{self, Lifecycle, Service, listen};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{LoadError, folder};
@@ -199,12 +200,14 @@ pub async fn serve_with(
     let api = tokio::spawn(listen::serve(
         listeners.api,
         server::api(Arc::clone(&app)),
+        MOST_CONNECTIONS,
         closing.subscribe(),
     ));
     let management = server::management(Arc::clone(&app));
     tokio::spawn(listen::serve(
         listeners.management,
         management,
+        MOST_CONNECTIONS,
         closing.subscribe(),
     ));
 

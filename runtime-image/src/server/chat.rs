@@ -31,7 +31,7 @@ pub(super) async fn chat(
     let sampling = body.options.sampling(Uuid::new_v4().as_u64_pair().0)?;
     let conversation = body.conversation()?;
     let asked = body.tokens_asked()?;
-    let permit = service.engine.admit()?;
+    let permit = app.admit(&service)?;
 
     let encode = move |service: &Service| {
         let template = service.template.as_ref().ok_or(ApiError::NoTemplate)?;

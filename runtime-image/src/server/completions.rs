@@ -31,7 +31,7 @@ pub(super) async fn completions(
     let sampling = body.options.sampling(Uuid::new_v4().as_u64_pair().0)?;
     let prompt = body.one_prompt()?;
     let asked = body.tokens_asked()?;
-    let permit = service.engine.admit()?;
+    let permit = app.admit(&service)?;
 
     let (prompt, permit) = match prompt {
         OnePrompt::Tokens(tokens) => (tokens, permit),

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::App;
 use super::error::ApiError;
-use crate::engine::Engine;
+use crate::engine::{Engine, Permit};
 use crate::metrics::Metrics;
 use crate::prompt::Template;
 use crate::tokenizer::Tokenizer;
@@ -183,6 +183,17 @@ impl Lifecycle {
             .get()
             .map(Arc::clone)
             .ok_or_else(|| self.unavailable())
+    }
+
+    /// Takes a place among those that run or wait.
+    ///
+    /// # Errors
+    /// When all are taken, or kept back because the process is about to end.
+    pub(super) fn admit(&self, service: &Service) -> Result<Permit, ApiError> {
+        service.engine.admit().map_err(|full| match self.phase() {
+            Phase::Draining => self.unavailable(),
+            _ => full.into(),
+        })
     }
 
     /// Returns when a loaded model has neither running nor waiting requests.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -13,8 +15,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
-/// Connections at once on one port; more wait in the kernel's queue.
-const MOST_CONNECTIONS: u32 = 1_024;
+use super::error::ApiError;
+
+/// Connections at once on one port; one more is told so.
+pub const MOST_CONNECTIONS: u32 = 1_024;
+
+/// Connections at once that are told so; still more are closed unanswered.
+const MOST_REFUSALS: usize = 256;
 
 /// Bytes of a request's line and headers together.
 const LARGEST_HEAD: usize = 64 << 10;
@@ -28,21 +35,32 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Pause after an accept that failed, for instance for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves connections until `closing` becomes true; then lets idle ones go at once, those with a running request when it is
-/// answered, and returns.
-pub async fn serve(listener: TcpListener, router: Router, mut closing: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS as usize));
+/// Serves at most `most` connections at once until `closing` becomes true; then lets idle ones go at once, those with a
+/// running request when it is answered, and returns.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    most: u32,
+    mut closing: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(most as usize));
+    let refusals = Arc::new(Semaphore::new(MOST_REFUSALS));
+    let full = Router::new().fallback(refuse);
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         let accepted = tokio::select! {
             () = closed(&mut closing) => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
-                let (router, closing) = (router.clone(), closing.clone());
+                let (router, place) = if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+                    (router.clone(), place)
+                } else if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
+                    (full.clone(), place)
+                } else {
+                    continue;
+                };
+                let closing = closing.clone();
                 tokio::spawn(async move {
                     connection(stream, router, closing).await;
                     drop(place);
@@ -56,7 +74,16 @@ pub async fn serve(listener: TcpListener, router: Router, mut closing: watch::Re
     }
     drop(listener);
     // The semaphore is never closed.
-    drop(places.acquire_many(MOST_CONNECTIONS).await);
+    drop(places.acquire_many(most).await);
+}
+
+/// Answers every request of a connection beyond the limit, and ends it.
+async fn refuse() -> Response {
+    let message = "this server has as many connections as it takes; try again later";
+    let mut response = ApiError::Unavailable(message.to_owned()).into_response();
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
 }
 
 async fn connection(stream: TcpStream, router: Router, mut closing: watch::Receiver<bool>) {

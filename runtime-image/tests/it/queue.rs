@@ -1,11 +1,15 @@
 //! One more request than fits: it waits in order or gets 429, never a hang; who leaves gives his place free.
 
+use chandler_runtime::server::listen;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use reqwest::StatusCode;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
-use crate::server::{Server, chat, config, error_of, json_of};
+use crate::server::{Server, chat, config, error_of, json_of, until};
 
 #[tokio::test]
 async fn excess_waits_and_what_does_not_fit_the_queue_gets_429() {
@@ -116,4 +120,39 @@ async fn a_request_that_takes_too_long_gets_504() {
         text.contains("request_timeout") && !text.contains("[DONE]"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so_and_gets_a_place_when_another_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let closing = watch::Sender::new(false);
+    let router = axum::Router::new().fallback(async || "served");
+    tokio::spawn(listen::serve(listener, router, 2, closing.subscribe()));
+    let ask = async |stream: &mut TcpStream| {
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = vec![0; 4_096];
+        let length = stream.read(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    };
+    let mut first = TcpStream::connect(address).await.unwrap();
+    let mut second = TcpStream::connect(address).await.unwrap();
+    // Both are kept open by their clients.
+    for stream in [&mut first, &mut second] {
+        assert!(ask(stream).await.starts_with("HTTP/1.1 200"));
+    }
+    let mut third = TcpStream::connect(address).await.unwrap();
+    let refused = ask(&mut third).await;
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    assert!(
+        refused.contains("connection: close") && refused.contains("\"error\""),
+        "{refused}"
+    );
+    drop(first);
+    until("a place to be free", async || {
+        let mut next = TcpStream::connect(address).await.unwrap();
+        ask(&mut next).await.starts_with("HTTP/1.1 200")
+    })
+    .await;
 }
