@@ -77,7 +77,7 @@ pub struct Failure {
     pub retry_after_seconds: Option<u64>,
 }
 
-/// The stable words for why weights are not there.
+/// The stable words for why a command gave up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum Reason {
     /// No such repository, revision or file.
@@ -98,6 +98,12 @@ pub enum Reason {
     RuntimeUnsupported,
     /// What was asked for makes no sense, or the hub's listing does not.
     InvalidSource,
+    /// The model's files are there and cannot be loaded as asked.
+    LoadFailed,
+    /// A port, a thread or a signal handler cannot be had.
+    StartFailed,
+    /// The thread that owns the model died.
+    EngineFailed,
 }
 
 impl Failure {

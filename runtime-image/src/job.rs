@@ -1,16 +1,15 @@
 //! How a command that ends runs: logs on standard error, a deadline by signal, one answer, one exit code.
 
 use std::future::Future;
-use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::answer::Answer;
+use crate::logging;
 
 /// Unusable arguments, as clap ends for them.
 const UNUSABLE: u8 = 2;
@@ -23,7 +22,7 @@ const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// Runs a command until it answers, or until SIGTERM or an interrupt; then nothing is answered, since nothing has failed.
 pub(crate) fn run(result_file: Option<&Path>, command: impl Future<Output = Answer>) -> ExitCode {
-    start_logging();
+    logging::start();
     let runtime = match Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -61,17 +60,6 @@ pub(crate) fn run(result_file: Option<&Path>, command: impl Future<Output = Answ
             ExitCode::from(UNUSABLE)
         }
     }
-}
-
-/// Logs go to standard error: standard output carries the answer alone. A second call does nothing.
-fn start_logging() {
-    let filter = EnvFilter::try_from_env("CHANDLER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    // Fails only where somebody has set up logging before.
-    drop(logs.try_init());
 }
 
 async fn stop_signal() -> &'static str {

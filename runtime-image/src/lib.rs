@@ -12,6 +12,7 @@ pub mod engine;
 pub mod fetch;
 pub mod hub;
 mod job;
+mod logging;
 pub mod manifest;
 pub mod metrics;
 pub mod model;

@@ -7,15 +7,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::answer::{Answer, Failure, Reason};
 use crate::config::{Config, Device, ServeArgs};
 use crate::engine::{Engine, EngineLimits, Event, Interrupted};
+use crate::logging;
 use crate::model::{self, BLOCK_TOKENS, Capacity, Model, Setup};
 use crate::prompt::Template;
 use crate::request::{Ending, GenerateRequest, Sampling};
@@ -29,9 +30,6 @@ const STEP_ROWS: usize = 256;
 
 /// Time for connections to end after the last answer.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Bytes of a termination message that the kubelet keeps.
-const LONGEST_RESULT: usize = 4_096;
 
 /// Why `serve` ended other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -58,11 +56,11 @@ pub enum ServeError {
 impl ServeError {
     /// One stable word for conditions and events.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Load(_) => "LoadFailed",
-            Self::Listen { .. } | Self::Start(_) => "StartFailed",
-            Self::Engine(_) => "EngineFailed",
+            Self::Load(_) => Reason::LoadFailed,
+            Self::Listen { .. } | Self::Start(_) => Reason::StartFailed,
+            Self::Engine(_) => Reason::EngineFailed,
         }
     }
 }
@@ -78,7 +76,7 @@ pub struct Listeners {
 /// Runs `serve` as a program: until a signal, or until it fails.
 #[must_use]
 pub fn run(args: &ServeArgs) -> ExitCode {
-    start_logs();
+    logging::start();
     let config = Config::from(args);
     let result_file = config.result_file.clone();
     let outcome = tokio::runtime::Builder::new_multi_thread()
@@ -121,31 +119,9 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     }
 }
 
-fn start_logs() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // A second call, in tests, changes nothing.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .try_init();
-}
-
 /// Writes the reason where the kubelet and a person look.
 fn report(error: &ServeError, result_file: &Path) {
-    let mut message = error.to_string();
-    let line = loop {
-        let line = json!({ "outcome": "Failed", "reason": error.reason(), "message": message })
-            .to_string();
-        if line.len() <= LONGEST_RESULT || message.is_empty() {
-            break line;
-        }
-        let cut = (0..=message.len() * 3 / 4)
-            .rev()
-            .find(|at| message.is_char_boundary(*at))
-            .unwrap_or(0);
-        message.truncate(cut);
-    };
+    let line = Answer::Failed(Failure::new(error.reason(), error.to_string())).line();
     let _ = writeln!(std::io::stderr(), "{line}");
     if result_file.parent().is_some_and(Path::is_dir)
         && let Err(error) = std::fs::write(result_file, &line)

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::App;
 use super::error::ApiError;
+use crate::answer::Reason;
 use crate::engine::{Engine, Permit};
 use crate::metrics::Metrics;
 use crate::prompt::Template;
@@ -75,7 +76,7 @@ pub(super) struct Times {
 /// Why the process failed.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Failure {
-    reason: &'static str,
+    reason: Reason,
     message: String,
 }
 
@@ -157,7 +158,7 @@ impl Lifecycle {
     }
 
     /// The process cannot go on.
-    pub fn fail(&self, reason: &'static str, message: String) {
+    pub fn fail(&self, reason: Reason, message: String) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Failure { reason, message });
         self.phase.send_replace(Phase::Failed);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use chandler_runtime::answer::Reason;
 use chandler_runtime::model::fake::FakeControl;
 use chandler_runtime::serve::ServeError;
 use chandler_runtime::weights::LoadError;
@@ -55,7 +56,7 @@ async fn what_cannot_be_loaded_ends_the_process_with_its_reason() {
     let error = server.ended().await.unwrap_err();
     assert_eq!(
         (error.reason(), error.to_string().as_str()),
-        ("LoadFailed", "x.gguf is cut short")
+        (Reason::LoadFailed, "x.gguf is cut short")
     );
 }
 
