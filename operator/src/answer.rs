@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::Reason;
+use crate::api::{Dimensions, Reason};
 use crate::conditions::shortened;
 
 /// Longest message that is taken over from a container.
@@ -35,6 +35,8 @@ pub struct Resolved {
     pub architecture: Option<String>,
     /// Whether the runtime can run it, where the hub tells enough.
     pub supported: Option<bool>,
+    /// Dimensions of the model, where the hub tells them.
+    pub dimensions: Option<Dimensions>,
 }
 
 /// What lies on the volume.

@@ -20,9 +20,10 @@ pub use model_cache::{
     CacheSource, ClaimSource, HubSource, ModelCache, ModelCacheSpec, ModelCacheStatus,
 };
 pub use model_deployment::{
-    Accelerator, CacheReference, Limits, ModelDeployment, ModelDeploymentSpec,
-    ModelDeploymentStatus, ModelSelection, ResolvedModel, Runtime, Service, ServiceType, Weights,
-    WeightsStorage,
+    Accelerator, Access, CacheReference, DeviceStatus, Dimensions, Engine, EngineOptions, Limits,
+    ModelDeployment, ModelDeploymentSpec, ModelDeploymentStatus, ModelSelection, OnFailure, Plan,
+    ResolvedModel, Rollout, RolloutPolicy, Runtime, Service, ServiceType, Startup, Upgrade,
+    Weights, WeightsStorage,
 };
 pub use pod::{
     CachePod, EnvVar, LocalReference, PodOptions, PodSecurity, PullPolicy, QuantityText, Resources,

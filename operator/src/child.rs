@@ -79,6 +79,12 @@ pub fn identity(family: Family, owner: &str, component: &str) -> BTreeMap<String
     .into()
 }
 
+/// Whether the operator made an object: it carries our managed-by label.
+#[must_use]
+pub fn is_managed<K: Resource>(object: &K) -> bool {
+    object.labels().get(MANAGED_BY).map(String::as_str) == Some(MANAGER)
+}
+
 /// Metadata of a child that goes with its owner.
 #[must_use]
 pub fn owned_meta<K: Resource<DynamicType = ()>>(

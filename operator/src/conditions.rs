@@ -74,6 +74,20 @@ impl Verdict {
     }
 }
 
+/// The condition that goes with a Ready that does not hold, as kstatus reads it: it may come by itself, or somebody has to act.
+#[must_use]
+pub fn progress(ready: &Verdict, out_of_time: bool) -> Option<(ConditionType, Verdict)> {
+    if ready.holds == Holds::Yes {
+        return None;
+    }
+    let kind = if out_of_time || ready.reason.needs_a_person() {
+        ConditionType::Stalled
+    } else {
+        ConditionType::Reconciling
+    };
+    Some((kind, Verdict::yes(ready.reason, &ready.message)))
+}
+
 /// The new list of conditions: a transition time moves only when the status word does.
 #[must_use]
 pub fn merge(

@@ -31,6 +31,14 @@ pub struct RunArgs {
     #[arg(long, env = "CHANDLER_RUNTIME_IMAGE", default_value = DEFAULT_RUNTIME_IMAGE, value_name = "REF")]
     pub runtime_image: String,
 
+    /// Image of serving pods with spec.runtime.engine VLLM. Version 0.10.2 is the last one that serves Llama 3.2 Vision.
+    #[arg(long, env = "CHANDLER_VLLM_IMAGE", default_value = DEFAULT_VLLM_IMAGE, value_name = "REF")]
+    pub vllm_image: String,
+
+    /// Image of serving pods with spec.runtime.engine Transformers.
+    #[arg(long, env = "CHANDLER_TRANSFORMERS_IMAGE", default_value = DEFAULT_TRANSFORMERS_IMAGE, value_name = "REF")]
+    pub transformers_image: String,
+
     /// When the kubelet pulls that image: Always, IfNotPresent or Never.
     #[arg(
         long,
@@ -109,6 +117,10 @@ pub struct RunArgs {
 const DEFAULT_RUNTIME_IMAGE: &str =
     concat!("chandler.dev/chandler-runtime:", env!("CARGO_PKG_VERSION"));
 
+const DEFAULT_VLLM_IMAGE: &str = "docker.io/vllm/vllm-openai:v0.10.2";
+
+const DEFAULT_TRANSFORMERS_IMAGE: &str = "docker.io/huggingface/transformers-pytorch-gpu:4.57.1";
+
 /// What is meant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -129,6 +141,10 @@ pub struct Config {
 pub struct PodDefaults {
     /// Image of the Jobs and of serving pods.
     pub image: String,
+    /// Image of serving pods with engine VLLM.
+    pub vllm_image: String,
+    /// Image of serving pods with engine Transformers.
+    pub transformers_image: String,
     /// When it is pulled.
     pub pull_policy: PullPolicy,
     /// Names of Secrets with registry logins.
@@ -145,6 +161,8 @@ impl Default for PodDefaults {
     fn default() -> Self {
         Self {
             image: DEFAULT_RUNTIME_IMAGE.to_owned(),
+            vllm_image: DEFAULT_VLLM_IMAGE.to_owned(),
+            transformers_image: DEFAULT_TRANSFORMERS_IMAGE.to_owned(),
             pull_policy: PullPolicy::IfNotPresent,
             pull_secrets: Vec::new(),
             endpoints: default_endpoints(),
@@ -236,6 +254,8 @@ impl RunArgs {
             watch_namespace: self.watch_namespace.filter(|name| !name.is_empty()),
             pods: PodDefaults {
                 image: self.runtime_image,
+                vllm_image: self.vllm_image,
+                transformers_image: self.transformers_image,
                 pull_policy,
                 pull_secrets: self
                     .image_pull_secret

@@ -6,9 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -17,6 +19,7 @@ use crate::api::{ModelCache, ModelCard, ModelDeployment};
 use crate::config::Config;
 use crate::kubernetes::{Cluster, Kind};
 use crate::model_status::StatusReader;
+use crate::nodes::UsageReader;
 use crate::telemetry::Metrics;
 
 /// What one reconcile is handed.
@@ -31,6 +34,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Reads `/status` of pods that are not ready yet.
     pub status_reader: StatusReader,
+    /// What all pods use of the nodes.
+    pub usage: UsageReader,
     /// How often each object failed in a row.
     pub failures: Failures,
 }
@@ -62,6 +67,14 @@ pub struct Stores {
     pub workloads: Store<Deployment>,
     /// Our Services.
     pub services: Store<Service>,
+    /// Our revisions.
+    pub revisions: Store<ControllerRevision>,
+    /// Our disruption budgets.
+    pub budgets: Store<PodDisruptionBudget>,
+    /// Every node.
+    pub nodes: Store<Node>,
+    /// Every RuntimeClass.
+    pub runtime_classes: Store<RuntimeClass>,
     /// Our claims.
     pub claims: Store<PersistentVolumeClaim>,
     /// Every StorageClass.

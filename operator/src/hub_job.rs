@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::api::{Hub, ModelFormat, Resources, SecretKey};
 use crate::child::{self, Family, PodShape};
@@ -16,7 +16,7 @@ use crate::config::PodDefaults;
 use crate::digest;
 
 /// What a hub is asked for.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HubRequest {
     /// The hub.
     pub hub: Hub,

@@ -6,8 +6,8 @@
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::core::object::HasStatus;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -179,6 +179,27 @@ impl Cluster {
                 name: name.to_owned(),
                 source,
             })
+    }
+
+    /// Every pod that has a node and has not ended; nothing where the operator may not see all of them.
+    ///
+    /// # Errors
+    ///
+    /// When the API server does not answer.
+    pub async fn running_pods(&self) -> Result<Option<Vec<Pod>>, ClusterError> {
+        // From the API server's memory: a few seconds do not matter here.
+        let parameters = ListParams::default()
+            .fields("spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed")
+            .match_any();
+        match Api::<Pod>::all(self.client.clone()).list(&parameters).await {
+            Ok(pods) => Ok(Some(pods.items)),
+            Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
+            Err(source) => Err(ClusterError::Get {
+                kind: "Pod".to_owned(),
+                name: "(all)".to_owned(),
+                source,
+            }),
+        }
     }
 
     /// The object that takes a child's name without being controlled by `owner_uid`.

@@ -25,6 +25,7 @@ pub mod hub_job;
 pub mod job_state;
 pub mod kubernetes;
 pub mod model_status;
+pub mod nodes;
 pub mod pod_health;
 pub mod probes;
 pub mod quantity;

@@ -11,12 +11,11 @@ pub mod validate;
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 use crate::api::{ConditionType, ModelCache, ReclaimPolicy};
-use crate::child::{GENERATED, MANAGED_BY, MANAGER};
+use crate::child::{GENERATED, is_managed};
 use crate::context::Context;
 use crate::kubernetes::ClusterError;
 use observe::Observed;
@@ -154,14 +153,7 @@ fn age(object: &ModelCache, ctx: &Context) -> Duration {
 /// Whether the operator made the cache.
 #[must_use]
 pub fn is_generated(object: &ModelCache) -> bool {
-    let labels = object.labels();
-    labels.get(MANAGED_BY).map(String::as_str) == Some(MANAGER)
-        && labels.get(GENERATED).map(String::as_str) == Some("true")
-}
-
-/// Whether changes of a claim are told to us.
-fn is_watched(claim: &PersistentVolumeClaim) -> bool {
-    claim.labels().get(MANAGED_BY).map(String::as_str) == Some(MANAGER)
+    is_managed(object) && object.labels().get(GENERATED).map(String::as_str) == Some("true")
 }
 
 /// What wakes the object next, besides the watches.
@@ -172,7 +164,7 @@ fn next(object: &ModelCache, outcome: &Outcome, observed: &Observed) -> Action {
         Outcome::Reached(..) => observed
             .claim
             .as_ref()
-            .is_some_and(|claim| !is_watched(claim)),
+            .is_some_and(|claim| !is_managed(claim)),
     };
     let may_be_forgotten = is_generated(object)
         && object.spec.reclaim_policy == ReclaimPolicy::Delete

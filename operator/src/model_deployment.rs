@@ -1,35 +1,48 @@
 //! Driver of ModelDeployments: what one reconcile does, in one direction.
 //!
-//! observe → validate → progress → build → apply → status → report.
+//! observe → decide (validate → progress → revision → rollout → build) → apply → status → report.
 
 pub mod build;
+pub mod decide;
 pub mod observe;
+pub mod placement;
+pub mod plan;
 pub mod progress;
+pub mod revision;
+pub mod rollout;
+pub mod scheduling;
+pub mod startup;
 pub mod status;
 pub mod validate;
 pub mod variant;
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
-use crate::api::{ConditionType, ModelDeployment, Reason, SecretKey};
+use crate::api::{ConditionType, ModelDeployment, ModelDeploymentStatus, Reason, SecretKey};
 use crate::conditions;
 use crate::context::Context;
 use crate::kubernetes::{ClusterError, is_controlled_by};
 use crate::model_cache::validate::Violation;
 use crate::model_status::is_waiting;
+use crate::pod_health;
+use build::engine;
+use decide::Decision;
 use observe::Observed;
-use progress::{CacheState, Resolution};
-use status::{Outcome, Reached};
-use validate::{Validated, WeightsFrom};
+use validate::{Origin, Validated};
 
 /// The word for this kind in logs and metrics.
 pub const KIND: &str = "ModelDeployment";
 
 /// How often a pod that is not ready is asked how far it is.
 const LOOK_AT_PODS: Duration = Duration::from_secs(3);
+
+/// How long after its start a ready pod is asked what it computes on.
+const ASK_SECONDS: i64 = 60;
 
 /// How often a name that a stranger has is tried again: no watch shows strangers.
 const LOOK_FOR_STRANGERS: Duration = Duration::from_secs(15);
@@ -38,15 +51,32 @@ const LOOK_FOR_STRANGERS: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 ///
-/// When the API server refuses or does not answer.
+/// When the API server does not answer.
 pub async fn reconcile(object: &ModelDeployment, ctx: &Context) -> Result<Action, ClusterError> {
     if object.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
+    let now = ctx.now();
     let mut observed = observe::observe(object, ctx).await?;
-    let outcome = converge(object, &mut observed, ctx).await?;
-    observed.saying = ctx.status_reader.read(&observed.pods).await;
-    let new = status::status(object, &outcome, &observed, ctx.now());
+    let find_cache = |name: &str, validated: &Validated| {
+        let namespace = object.namespace().unwrap_or_default();
+        let cache = ctx.stores.get(&ctx.stores.caches, &namespace, name);
+        (cache, token(object, validated, name, ctx))
+    };
+    let defaults = &ctx.config.pods;
+    let mut decision = decide::decide(object, &mut observed, defaults, now, &find_cache);
+    let objects = std::mem::take(&mut decision.objects);
+    let refused = match apply(object, objects, &mut observed, ctx).await {
+        Ok(Some(violation)) => {
+            decision.model = Err(violation);
+            None
+        }
+        Ok(None) => None,
+        Err(error) => Some(error.refused().ok_or(error)?),
+    };
+    let asked = pods_to_ask(object, &decision, &observed, now);
+    observed.saying = ctx.status_reader.read(&asked).await;
+    let new = status::status(object, &decision, refused.as_deref(), &observed, now);
     let old = object
         .status
         .as_ref()
@@ -62,69 +92,40 @@ pub async fn reconcile(object: &ModelDeployment, ctx: &Context) -> Result<Action
         ],
     );
     ctx.cluster.report(object, &new, &transitions).await?;
-    Ok(next(&outcome, &observed))
+    Ok(next(&decision, refused.is_some(), &observed, &new))
 }
 
-async fn converge(
+/// Pods whose own words are of interest: those that are not ready yet, and, for a while, ready ones
+/// whose device nobody knows. One that does not answer is left alone after that.
+fn pods_to_ask(
     object: &ModelDeployment,
-    observed: &mut Observed,
-    ctx: &Context,
-) -> Result<Outcome, ClusterError> {
-    let defaults = &ctx.config.pods;
-    let validated = match validate::validate(object, observed, defaults) {
-        Ok(validated) => validated,
-        Err(violation) => return Ok(Outcome::Invalid(violation)),
+    decision: &Decision,
+    observed: &Observed,
+    now: Timestamp,
+) -> Vec<Pod> {
+    let Some(serving) = &decision.serving else {
+        return Vec::new();
     };
-    let resolution = match progress::resolution(object, &validated, observed, defaults) {
-        Ok(resolution) => resolution,
-        Err(violation) => return Ok(Outcome::Invalid(violation)),
+    if !engine::tells_status(&serving.record.template) {
+        return Vec::new();
+    }
+    let known = object
+        .status
+        .as_ref()
+        .and_then(|status| status.device.as_ref())
+        .map(|device| device.pod.as_str());
+    let pods = rollout::pods_of(observed, serving.template_digest());
+    let device_is_known = pods
+        .iter()
+        .any(|pod| Some(pod.name_any().as_str()) == known);
+    let is_new = |pod: &Pod| {
+        pod_health::transition(pod, "Ready")
+            .is_some_and(|since| now.duration_since(since).as_secs() < ASK_SECONDS)
     };
-    let cache_name = cache_name(object, &validated, &resolution);
-    if let Some(name) = &cache_name {
-        let namespace = object.namespace().unwrap_or_default();
-        observed.cache = ctx.stores.get(&ctx.stores.caches, &namespace, name);
-        observed.cache_token_of = token(object, &validated, name, ctx);
-    }
-    let cache = progress::cache_state(&validated, &resolution, observed);
-    let objects = build::build(object, &validated, &resolution, &cache, observed, defaults);
-    let workload_is_wanted = objects.workload.is_some();
-    match apply(object, objects, observed, ctx).await {
-        Ok(None) => {}
-        Ok(Some(violation)) => return Ok(Outcome::Invalid(violation)),
-        Err(error) => {
-            return match error.refused() {
-                Some(message) => Ok(Outcome::Invalid(Violation {
-                    reason: Reason::InvalidSpec,
-                    message,
-                })),
-                None => Err(error),
-            };
-        }
-    }
-    let reached = Reached {
-        validated,
-        resolution,
-        cache,
-        cache_name,
-        workload_is_wanted,
-    };
-    Ok(Outcome::Reached(Box::new(reached)))
-}
-
-/// Name of the cache that this spec wants, once the commit is known.
-#[must_use]
-pub fn cache_name(
-    object: &ModelDeployment,
-    validated: &Validated,
-    resolution: &Resolution,
-) -> Option<String> {
-    match (&validated.weights, resolution) {
-        (WeightsFrom::Cache { name, .. }, _) => Some(name.clone()),
-        (WeightsFrom::Hub { .. }, Resolution::Found(found)) => {
-            Some(build::cache::cache_name(object, validated, found))
-        }
-        (WeightsFrom::Hub { .. }, _) => None,
-    }
+    pods.into_iter()
+        .filter(|pod| is_waiting(pod) || (!device_is_known && is_new(pod)))
+        .cloned()
+        .collect()
 }
 
 /// The token that the shared cache fetches with: of all users that bring one, the first by name.
@@ -135,9 +136,9 @@ fn token(
     cache: &str,
     ctx: &Context,
 ) -> Option<SecretKey> {
-    let own = match &validated.weights {
-        WeightsFrom::Hub { token, .. } => token.clone(),
-        WeightsFrom::Cache { .. } => return None,
+    let own = match &validated.origin {
+        Origin::Hub { token, .. } => token.clone(),
+        Origin::Cache { .. } | Origin::Claim(_) => return None,
     };
     let (namespace, name) = (object.namespace(), object.name_any());
     let mut tokens: Vec<(String, SecretKey)> = ctx
@@ -159,7 +160,7 @@ fn token(
     tokens.into_iter().next().map(|(_, token)| token)
 }
 
-/// Applies in the order of need: what goes first, the door, the question, the weights, the pods.
+/// Applies in the order of need: what goes first, the door, the question, the weights, what pods are made from, the pods.
 async fn apply(
     object: &ModelDeployment,
     objects: build::Objects,
@@ -170,8 +171,11 @@ async fn apply(
         service,
         job,
         cache,
+        revision,
         workload,
+        budget,
         stale_jobs,
+        stale_revisions,
     } = objects;
     let uid = object.uid().unwrap_or_default();
     for stale in stale_jobs
@@ -212,6 +216,13 @@ async fn apply(
             }
         }
     }
+    if let Some(revision) = revision {
+        let live = observed
+            .revisions
+            .iter()
+            .find(|live| live.name_any() == revision.name_any());
+        ctx.cluster.apply(revision, live).await?;
+    }
     if let Some(workload) = workload {
         observed.workload = Some(
             ctx.cluster
@@ -219,23 +230,37 @@ async fn apply(
                 .await?,
         );
     }
+    if let Some(budget) = budget {
+        ctx.cluster.apply(budget, observed.budget.as_ref()).await?;
+    }
+    for stale in &stale_revisions {
+        ctx.cluster.delete(stale).await?;
+    }
     Ok(None)
 }
 
 /// What wakes the object next, besides the watches.
-fn next(outcome: &Outcome, observed: &Observed) -> Action {
-    match outcome {
-        Outcome::Invalid(violation)
-            if matches!(violation.reason, Reason::NameConflict | Reason::InvalidSpec) =>
-        {
-            Action::requeue(LOOK_FOR_STRANGERS)
-        }
-        Outcome::Reached(reached)
-            if matches!(reached.cache, CacheState::Ready(_))
-                && observed.pods.iter().any(is_waiting) =>
-        {
-            Action::requeue(LOOK_AT_PODS)
-        }
-        _ => Action::await_change(),
-    }
+fn next(
+    decision: &Decision,
+    refused: bool,
+    observed: &Observed,
+    status: &ModelDeploymentStatus,
+) -> Action {
+    let stranger =
+        matches!(&decision.model, Err(violation) if violation.reason == Reason::NameConflict);
+    let serving = decision.serving.as_ref();
+    let pods = serving.map_or_else(Vec::new, |serving| {
+        rollout::pods_of(observed, serving.template_digest())
+    });
+    let tells = serving.is_some_and(|serving| engine::tells_status(&serving.record.template));
+    let looks = (tells
+        && (pods.iter().any(|pod| is_waiting(pod))
+            || (status.device.is_none() && !observed.saying.is_empty())))
+    .then_some(LOOK_AT_PODS);
+    let strangers = (stranger || refused).then_some(LOOK_FOR_STRANGERS);
+    let soonest = [looks, strangers, decision.due()]
+        .into_iter()
+        .flatten()
+        .min();
+    soonest.map_or_else(Action::await_change, Action::requeue)
 }

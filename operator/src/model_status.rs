@@ -1,4 +1,4 @@
-//! Reads `/status` of a serving pod that is not ready yet, to say how far it has come.
+//! Reads `/status` of serving pods: how far one has come that is not ready yet, and once what a ready one computes on.
 //!
 //! Bounded: a short answer within two seconds, a few pods at a time. What cannot be read blocks nothing.
 
@@ -30,12 +30,31 @@ const PORT: u16 = 8081;
 pub struct ModelStatus {
     /// `Loading`, `Warming`, `Ready`, `Draining` or `Failed`.
     pub phase: String,
+    /// What it computes on: `cpu` or `cuda`.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// Type of the weights in memory.
+    #[serde(default)]
+    pub dtype: Option<String>,
+    /// How long its start took.
+    #[serde(default)]
+    pub phases: Phases,
     /// Bytes of weights that are in memory.
     #[serde(default)]
     pub bytes_resident: Option<i64>,
     /// Why it failed.
     #[serde(default)]
     pub error: Option<StatusError>,
+}
+
+/// Seconds of the runtime's own phases, once they are over.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Phases {
+    /// Until the weights were in memory.
+    pub loaded_seconds: Option<f64>,
+    /// Until the first computation was done.
+    pub warm_seconds: Option<f64>,
 }
 
 /// Why a model could not be loaded.
@@ -66,11 +85,10 @@ impl StatusReader {
         Ok(Self(client))
     }
 
-    /// What each pod that runs without being ready says, by its name.
+    /// What each of these pods says, by its name; of too many only some are asked.
     pub async fn read(&self, pods: &[Pod]) -> BTreeMap<String, ModelStatus> {
         let waiting: Vec<(String, String)> = pods
             .iter()
-            .filter(|pod| is_waiting(pod))
             .filter_map(|pod| Some((pod.name_any(), pod.status.as_ref()?.pod_ip.clone()?)))
             .take(MAX_PODS)
             .collect();
@@ -101,7 +119,7 @@ impl StatusReader {
     }
 }
 
-/// Whether a pod runs and is not ready: the only ones that are ever asked.
+/// Whether a pod runs and is not ready.
 #[must_use]
 pub fn is_waiting(pod: &Pod) -> bool {
     let running = pod

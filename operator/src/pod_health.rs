@@ -1,6 +1,7 @@
 //! What is wrong with a pod, from its status alone.
 
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition};
 use kube::ResourceExt;
 
 use crate::answer::Answer;
@@ -39,20 +40,13 @@ pub fn job_trouble(pod: &Pod) -> Option<Trouble> {
             return of(reason, format!("pod {name}: {message}"));
         }
     }
-    let scheduled = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|c| c.type_ == "PodScheduled");
-    if let Some(condition) = scheduled.filter(|c| c.status == "False") {
-        let why = condition
-            .message
-            .as_deref()
-            .unwrap_or("the scheduler gave no reason");
-        return of(
-            Reason::Unschedulable,
-            format!("pod {name} has no node: {why}"),
-        );
+    if let Some(why) = unscheduled(pod) {
+        let reason = if why.gated {
+            Reason::Gated
+        } else {
+            Reason::Unschedulable
+        };
+        return of(reason, format!("pod {name} has no node: {}", why.message));
     }
     if status.phase.as_deref() == Some("Failed") {
         let why = status
@@ -158,6 +152,67 @@ fn more_memory(container: &str) -> &'static str {
     }
 }
 
+/// Why a pod has no node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unscheduled {
+    /// Whether a gate holds it back, so that the scheduler does not look at it.
+    pub gated: bool,
+    /// The scheduler's words.
+    pub message: String,
+}
+
+/// Why a pod has no node; nothing when it has one, or nobody has looked yet.
+#[must_use]
+pub fn unscheduled(pod: &Pod) -> Option<Unscheduled> {
+    let condition = condition(pod, "PodScheduled").filter(|c| c.status == "False")?;
+    Some(Unscheduled {
+        gated: condition.reason.as_deref() == Some("SchedulingGated"),
+        message: condition
+            .message
+            .clone()
+            .unwrap_or_else(|| "the scheduler gave no reason".to_owned()),
+    })
+}
+
+/// Since when the scheduler has found no node for a pod; a gate does not count.
+#[must_use]
+pub fn unschedulable_since(pod: &Pod) -> Option<Timestamp> {
+    unscheduled(pod).filter(|why| !why.gated)?;
+    // The condition's own time moves only when it becomes true.
+    Some(
+        condition(pod, "PodScheduled")?
+            .last_transition_time
+            .as_ref()?
+            .0,
+    )
+}
+
+/// Whether a pod has a node.
+#[must_use]
+pub fn has_node(pod: &Pod) -> bool {
+    pod.spec
+        .as_ref()
+        .is_some_and(|spec| spec.node_name.is_some())
+}
+
+/// When a pod got its node.
+#[must_use]
+pub fn placed_at(pod: &Pod) -> Option<Timestamp> {
+    transition(pod, "PodScheduled")
+}
+
+/// When a condition became true.
+#[must_use]
+pub fn transition(pod: &Pod, kind: &str) -> Option<Timestamp> {
+    let condition = condition(pod, kind).filter(|c| c.status == "True")?;
+    Some(condition.last_transition_time.as_ref()?.0)
+}
+
+fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
 /// Whether a pod has ended for good, after an eviction or a node's shutdown.
 #[must_use]
 pub fn is_over(pod: &Pod) -> bool {
@@ -177,14 +232,7 @@ pub fn is_leaving(pod: &Pod) -> bool {
 /// Whether a pod's Ready condition is true.
 #[must_use]
 pub fn is_ready(pod: &Pod) -> bool {
-    pod.status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref())
-        .is_some_and(|conditions| {
-            conditions
-                .iter()
-                .any(|c| c.type_ == "Ready" && c.status == "True")
-        })
+    condition(pod, "Ready").is_some_and(|ready| ready.status == "True")
 }
 
 #[cfg(test)]

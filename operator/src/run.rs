@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::context::{Context, Failures, Stores};
 use crate::kubernetes::{Cluster, ClusterError, Kind};
 use crate::model_status::StatusReader;
+use crate::nodes::UsageReader;
 use crate::probes::{self, Probes};
 use crate::telemetry::Metrics;
 use crate::watches::{self, Watches};
@@ -97,6 +98,7 @@ pub async fn run(
         stores,
         metrics: Metrics::new(&config.namespace),
         status_reader: StatusReader::new()?,
+        usage: UsageReader::default(),
         failures: Failures::default(),
         config,
     });
@@ -206,6 +208,10 @@ async fn listed(stores: &Stores) -> Result<(), kube::runtime::reflector::store::
     stores.pods.wait_until_ready().await?;
     stores.workloads.wait_until_ready().await?;
     stores.services.wait_until_ready().await?;
+    stores.revisions.wait_until_ready().await?;
+    stores.budgets.wait_until_ready().await?;
+    stores.nodes.wait_until_ready().await?;
+    stores.runtime_classes.wait_until_ready().await?;
     stores.claims.wait_until_ready().await?;
     stores.storage_classes.wait_until_ready().await
 }

@@ -65,6 +65,10 @@ pub fn start(client: &Client, namespace: Option<&str>) -> Watches {
     let (pod_store, pod_writer) = reflector::store();
     let (workload_store, workload_writer) = reflector::store();
     let (service_store, service_writer) = reflector::store();
+    let (revision_store, revision_writer) = reflector::store();
+    let (budget_store, budget_writer) = reflector::store();
+    let (node_store, node_writer) = reflector::store();
+    let (runtime_class_store, runtime_class_writer) = reflector::store();
     let (claim_store, claim_writer) = reflector::store();
     let (class_store, class_writer) = reflector::store();
     let stores = Stores {
@@ -75,6 +79,10 @@ pub fn start(client: &Client, namespace: Option<&str>) -> Watches {
         pods: pod_store,
         workloads: workload_store,
         services: service_store,
+        revisions: revision_store,
+        budgets: budget_store,
+        nodes: node_store,
+        runtime_classes: runtime_class_store,
         claims: claim_store,
         storage_classes: class_store,
     };
@@ -174,6 +182,39 @@ pub fn start(client: &Client, namespace: Option<&str>) -> Watches {
         service_writer,
         &queues,
         |service: &k8s_openapi::api::core::v1::Service| family(service),
+    );
+    watch(
+        &mut tasks,
+        api(client, namespace),
+        ours.clone(),
+        revision_writer,
+        &queues,
+        |revision: &k8s_openapi::api::apps::v1::ControllerRevision| family(revision),
+    );
+    watch(
+        &mut tasks,
+        api(client, namespace),
+        ours.clone(),
+        budget_writer,
+        &queues,
+        |budget: &k8s_openapi::api::policy::v1::PodDisruptionBudget| family(budget),
+    );
+    // Nodes inform a plan that is made for another reason; the scheduler says in the pods when one has come.
+    watch(
+        &mut tasks,
+        Api::all(client.clone()),
+        all.clone(),
+        node_writer,
+        &queues,
+        |_: &k8s_openapi::api::core::v1::Node| Concerned::default(),
+    );
+    watch(
+        &mut tasks,
+        Api::all(client.clone()),
+        all.clone(),
+        runtime_class_writer,
+        &queues,
+        |_: &k8s_openapi::api::node::v1::RuntimeClass| Concerned::default(),
     );
     watch(
         &mut tasks,

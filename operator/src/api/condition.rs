@@ -13,6 +13,8 @@ pub enum ConditionType {
     ModelResolved,
     /// Every file is there and verified at this commit.
     WeightsCached,
+    /// Every replica has, or could have, a node.
+    Schedulable,
     /// No pod is failing.
     RuntimeHealthy,
     /// At least one replica of any revision answers.
@@ -21,6 +23,10 @@ pub enum ConditionType {
     Resolved,
     /// Every file is there and verified (ModelCache).
     Fetched,
+    /// Not there yet, and it may come by itself. Present only while true.
+    Reconciling,
+    /// Not there, and somebody has to act. Present only while true.
+    Stalled,
 }
 
 macro_rules! reasons {
@@ -105,9 +111,23 @@ reasons! {
     Starting,
     /// Pods of an older revision are being replaced.
     RollingOut,
-    /// The scheduler found no node.
+    /// The scheduler found no node, for a reason that none of the others names.
     Unschedulable,
-    /// A quota, a policy or an admission plugin refused the pods.
+    /// Every accelerator of that kind is taken.
+    InsufficientGpu,
+    /// No node has enough CPU or memory left.
+    InsufficientResources,
+    /// Labels, taints or affinity leave no node.
+    NoNodeMatches,
+    /// One replica asks for more than the largest node has.
+    TooLargeForAnyNode,
+    /// The volume of the weights cannot be used on any node that would do.
+    VolumeAffinityConflict,
+    /// A scheduling gate holds the pods back, such as a queue's.
+    Gated,
+    /// A ResourceQuota leaves no room for the pods.
+    QuotaExceeded,
+    /// A policy or an admission plugin refused the pods.
     PodsRefused,
     /// The container image cannot be pulled.
     ImagePullFailed,
@@ -119,12 +139,18 @@ reasons! {
     LoadFailed,
     /// A probe fails.
     ProbeFailing,
+    /// An accelerator was asked for, and the weights are in main memory.
+    WrongDevice,
+    /// The revision was not ready in time.
+    DeadlineExceeded,
+    /// The revision was not ready in time, and the last one that was ready serves again.
+    RolledBack,
     /// No replica answers.
     NoReadyReplica,
     /// At least one replica answers.
     Answering,
-    /// The API server refused or did not answer.
-    ApiError,
+    /// The API server refused an object that the operator wanted to make.
+    Refused,
 }
 
 impl ConditionType {
@@ -135,10 +161,13 @@ impl ConditionType {
             Self::Ready => "Ready",
             Self::ModelResolved => "ModelResolved",
             Self::WeightsCached => "WeightsCached",
+            Self::Schedulable => "Schedulable",
             Self::RuntimeHealthy => "RuntimeHealthy",
             Self::Available => "Available",
             Self::Resolved => "Resolved",
             Self::Fetched => "Fetched",
+            Self::Reconciling => "Reconciling",
+            Self::Stalled => "Stalled",
         }
     }
 }
@@ -156,6 +185,64 @@ impl fmt::Display for Reason {
 }
 
 impl Reason {
+    /// Whether it stays so until a person or another program acts.
+    ///
+    /// Hubs that answer again and nodes that come are waited for; a wrong name or a full volume is not.
+    #[must_use]
+    pub fn needs_a_person(self) -> bool {
+        match self {
+            Self::CardNotFound
+            | Self::VariantAmbiguous
+            | Self::VariantNotFound
+            | Self::HubNotOffered
+            | Self::RuntimeUnsupported
+            | Self::LimitExceedsModel
+            | Self::InvalidSpec
+            | Self::NameConflict
+            | Self::LicenceNotAccepted
+            | Self::CredentialsMissing
+            | Self::NotFoundOnHub
+            | Self::DigestMismatch
+            | Self::StorageFull
+            | Self::StorageClassMissing
+            | Self::CacheMismatch
+            | Self::CacheNotFound
+            | Self::ClaimNotFound
+            | Self::InvalidSource
+            | Self::WrongDevice
+            | Self::DeadlineExceeded
+            | Self::RolledBack
+            | Self::Refused => true,
+            Self::Succeeded
+            | Self::AllReplicasReady
+            | Self::Suspended
+            | Self::Waiting
+            | Self::Resolving
+            | Self::Fetching
+            | Self::ClaimPending
+            | Self::HubRateLimited
+            | Self::HubUnreachable
+            | Self::Starting
+            | Self::RollingOut
+            | Self::Unschedulable
+            | Self::InsufficientGpu
+            | Self::InsufficientResources
+            | Self::NoNodeMatches
+            | Self::TooLargeForAnyNode
+            | Self::VolumeAffinityConflict
+            | Self::Gated
+            | Self::QuotaExceeded
+            | Self::PodsRefused
+            | Self::ImagePullFailed
+            | Self::CrashLooping
+            | Self::OutOfMemory
+            | Self::LoadFailed
+            | Self::ProbeFailing
+            | Self::NoReadyReplica
+            | Self::Answering => false,
+        }
+    }
+
     /// The reason that the runtime names in a termination message, where it is one that a Job may give.
     ///
     /// The list is the contract's; anything else is not trusted into the status.

@@ -199,7 +199,8 @@ pub struct ModelCacheStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub used_by: Vec<String>,
 
-    /// What is so and what is not, and why: Ready, Resolved, Fetched.
+    /// What is so and what is not, and why: Ready, Resolved, Fetched;
+    /// and, only while true, Reconciling (it may come by itself) or Stalled (somebody has to act).
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,

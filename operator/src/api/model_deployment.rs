@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::card::{Hub, ModelCardSpec, ModelFormat};
+use super::model_cache::ClaimSource;
 use super::pod::{EnvVar, LocalReference, PodOptions, PullPolicy, Resources, SecretKey};
 use super::storage::{AccessMode, ReclaimPolicy};
 
@@ -34,6 +35,7 @@ use super::storage::{AccessMode, ReclaimPolicy};
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.readyReplicas", description = "Replicas that are ready"),
     printcolumn(name = "Model", type_ = "string", json_path = ".status.model.id", description = "Repository of the weights"),
     printcolumn(name = "Size", type_ = "string", json_path = ".status.model.sizeInBillions", description = "Billions of parameters"),
+    printcolumn(name = "Device", type_ = "string", json_path = ".status.device.type", description = "What a replica computes on"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is ready or not"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Endpoint", type_ = "string", json_path = ".status.endpoint", priority = "1", description = "Base address of the OpenAI API inside the cluster"),
@@ -63,14 +65,24 @@ pub struct ModelDeploymentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
 
-    /// What one replica computes on; one entry in this version. Default: one `nvidia.com/gpu`. It is never the CPU unless it says so.
-    #[schemars(length(min = 1, max = 1))]
+    /// What one replica computes on, the preferred option first. All replicas use one option;
+    /// they move to the next together when none of them finds a node in time, and back only when the spec changes.
+    /// Default: as many `nvidia.com/gpu` as the plan says, one where it cannot say. It is never the CPU unless it says so.
+    #[schemars(length(min = 1, max = 8))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerators: Option<Vec<Accelerator>>,
+
+    /// How a new revision takes the place of the old one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
 
     /// The program that serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<Runtime>,
+
+    /// Who may ask the model. Default: everybody who reaches the Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
 
     /// Where and as whom the pods run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -138,8 +150,9 @@ pub struct ModelSelection {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.cache) || !has(self.storage)").message("at most one of cache and storage may be given"),
+    validation = Rule::new("(has(self.cache) ? 1 : 0) + (has(self.claim) ? 1 : 0) + (has(self.storage) ? 1 : 0) <= 1").message("at most one of cache, claim and storage may be given"),
     validation = Rule::new("!has(self.cache) || (!has(self.endpoint) && !has(self.tokenSecretRef))").message("cache brings its own source; leave out endpoint and tokenSecretRef"),
+    validation = Rule::new("!has(self.claim) || (!has(self.endpoint) && !has(self.tokenSecretRef))").message("claim names weights that are there already; leave out endpoint and tokenSecretRef"),
 )]
 pub struct Weights {
     /// Key of a Secret of this namespace that holds the hub's token. Only the Jobs read it, never the serving pods.
@@ -157,6 +170,10 @@ pub struct Weights {
     /// A ModelCache of this namespace that exists already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheReference>,
+
+    /// A PersistentVolumeClaim of this namespace that holds the weights already. No hub is asked and no token is needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<ClaimSource>,
 
     /// The volume of the ModelCache that is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -217,12 +234,20 @@ pub struct Limits {
     #[schemars(range(min = 1, max = 86_400))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_timeout_seconds: Option<i32>,
+
+    /// Pictures in one prompt; one more is answered with status 400. Default: the card's, else the runtime's.
+    #[schemars(range(min = 0, max = 1024))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images_per_prompt: Option<i32>,
 }
 
 /// What one replica computes on.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.type != 'cpu' || self.count == 1").message("count stands for accelerators; leave it out for cpu and set runtime.resources"))]
+#[x_kube(
+    validation = Rule::new("self.type != 'cpu' || self.count == 1").message("count stands for accelerators; leave it out for cpu and set runtime.resources"),
+    validation = Rule::new("self.type != 'cpu' || (!has(self.products) && !has(self.minMemory))").message("products and minMemory stand for accelerators; leave them out for cpu"),
+)]
 pub struct Accelerator {
     /// `cpu`, or the resource name of an accelerator such as `nvidia.com/gpu`.
     #[serde(rename = "type")]
@@ -238,12 +263,104 @@ pub struct Accelerator {
     #[schemars(range(min = 1, max = 64))]
     #[serde(default = "one")]
     pub count: i32,
+
+    /// Products that will do, as nodes are labelled: `nvidia.com/gpu.product` (feature discovery) or `cloud.google.com/gke-accelerator`. Default: any.
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(
+            length(min = 1, max = 63),
+            regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?$")
+        )
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub products: Option<Vec<String>>,
+
+    /// Least memory of one accelerator, such as `80Gi`, as nodes are labelled. Default: any.
+    #[schemars(
+        regex(pattern = r"^[1-9][0-9]*(\.[0-9]+)?([KMGTPE]i|[kMGTPE])?$"),
+        length(max = 32)
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_memory: Option<String>,
+
+    /// Seconds without a node for any replica until the next option is tried. Default: 300.
+    #[schemars(range(min = 1, max = 86_400))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_seconds: Option<i32>,
+
+    /// Limits that take the place of `spec.limits`, field by field, while this option is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+}
+
+/// How a new revision takes the place of the old one.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollout {
+    /// `SurgeFirst` starts a new pod before an old one ends, `TerminateFirst` ends an old one first, one at a time.
+    /// `Auto` takes the first where a node has room for one more pod, else the second, and says so. Default: `Auto`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub policy: RolloutPolicy,
+
+    /// When a revision is not ready in time: `Keep` leaves it as it is, `RollBack` returns to the last one that was ready. Default: `Keep`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_failure: OnFailure,
+
+    /// Seconds that a new revision has to become ready. The clock starts when weights and nodes are there. Default: 900.
+    #[schemars(range(min = 1, max = 86_400))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_deadline_seconds: Option<i32>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Which of old and new pods goes or comes first.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the field says it")]
+pub enum RolloutPolicy {
+    #[default]
+    Auto,
+    SurgeFirst,
+    TerminateFirst,
+}
+
+/// What happens when a revision is not ready in time.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the field says it")]
+pub enum OnFailure {
+    #[default]
+    Keep,
+    RollBack,
+}
+
+/// Who may ask the model.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Access {
+    /// Key of a Secret of this namespace with the API keys, one in each line. Requests need one of them as a bearer token.
+    /// A changed Secret counts within a minute or two, without a restart; without the Secret every request is refused.
+    pub api_key_secret_ref: SecretKey,
 }
 
 /// The program that serves.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.options) || !has(self.options.maxQueue) || !has(self.engine) || self.engine == 'Chandler'").message("options.maxQueue is for engine Chandler"),
+    validation = Rule::new("!has(self.options) || (!has(self.options.enforceEager) && !has(self.options.gpuMemoryUtilization)) || (has(self.engine) && self.engine == 'VLLM')").message("options.enforceEager and options.gpuMemoryUtilization are for engine VLLM"),
+)]
 pub struct Runtime {
+    /// The engine that runs the model: our own (`Chandler`), `VLLM` or `Transformers`. Default: `Chandler`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub engine: Engine,
+
+    /// Whether pods are replaced only for a change of this object (`OnChange`), or also when the installation's
+    /// runtime image or the operator's way of building pods changes (`Always`). Default: `OnChange`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub upgrade: Upgrade,
+
     /// Container image of the serving pods. Default: set for the whole installation.
     #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[^\s]+$"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -266,6 +383,64 @@ pub struct Runtime {
     /// Requests and limits of the serving container. Default: from the bytes of the weights and the limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+
+    /// What only one engine knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub options: Option<EngineOptions>,
+}
+
+/// The engine that runs the model.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the field says it")]
+pub enum Engine {
+    #[default]
+    Chandler,
+    #[serde(rename = "VLLM")]
+    Vllm,
+    Transformers,
+}
+
+impl Engine {
+    /// The word in the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Chandler => "Chandler",
+            Self::Vllm => "VLLM",
+            Self::Transformers => "Transformers",
+        }
+    }
+}
+
+/// What replaces running pods besides a change of the object.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the field says it")]
+pub enum Upgrade {
+    #[default]
+    OnChange,
+    Always,
+}
+
+/// What only one engine knows.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EngineOptions {
+    /// Chandler: requests that wait before one more is answered with status 429. Default: 64.
+    #[schemars(range(min = 0, max = 65_536))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_queue: Option<i32>,
+
+    /// VLLM: no CUDA graphs (`--enforce-eager`). Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforce_eager: Option<bool>,
+
+    /// VLLM: share of a GPU's memory that is used, as text from `0.05` to `1`. Default: vLLM's.
+    #[schemars(
+        length(max = 8),
+        regex(pattern = r"^(1(\.0+)?|0\.(0[5-9]|[1-9])[0-9]*)$")
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_memory_utilization: Option<String>,
 }
 
 /// The Service in front of the pods.
@@ -345,6 +520,22 @@ pub struct ModelDeploymentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
 
+    /// What one replica needs, and where it could run. It informs; no pod waits for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
+
+    /// What a replica of this revision says it computes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceStatus>,
+
+    /// How long the slowest replica of this revision took to start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup: Option<Startup>,
+
+    /// ControllerRevision that the pods are made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+
     /// Pods that exist.
     #[serde(default)]
     pub replicas: i32,
@@ -361,7 +552,8 @@ pub struct ModelDeploymentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
 
-    /// What is so and what is not, and why: Ready, ModelResolved, WeightsCached, RuntimeHealthy, Available.
+    /// What is so and what is not, and why: Ready, ModelResolved, WeightsCached, Schedulable, RuntimeHealthy, Available;
+    /// and, only while true, Reconciling (it may come by itself) or Stalled (somebody has to act).
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -374,6 +566,10 @@ impl Default for ModelDeploymentStatus {
             model: None,
             cache: None,
             endpoint: None,
+            plan: None,
+            device: None,
+            startup: None,
+            revision: None,
             replicas: 0,
             updated_replicas: 0,
             ready_replicas: 0,
@@ -419,7 +615,136 @@ pub struct ResolvedModel {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
 
+    /// Dimensions of the model, as far as the hub tells them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<Dimensions>,
+
     /// Digest of what the hub was asked for; a change of it asks again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
+}
+
+/// Dimensions of a model, from its configuration.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Dimensions {
+    /// Layers with self-attention.
+    pub layers: i64,
+
+    /// Layers with cross-attention to pictures.
+    #[serde(default)]
+    pub cross_attention_layers: i64,
+
+    /// Key and value heads of one layer.
+    pub key_value_heads: i64,
+
+    /// Values of one head.
+    pub head_size: i64,
+
+    /// Values of one token between layers.
+    #[serde(default)]
+    pub hidden_size: i64,
+
+    /// Tokens that the model knows.
+    #[serde(default)]
+    pub vocabulary_size: i64,
+
+    /// Longest context, in tokens.
+    #[serde(default)]
+    pub context_length: i64,
+
+    /// Key positions of one picture in the cross-attention layers.
+    #[serde(default)]
+    pub image_tokens: i64,
+}
+
+/// What one replica needs, and where it could run.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// Bytes of the weights: of all files where the hub told them, else parameters times bits.
+    pub weights_bytes: i64,
+
+    /// Bytes of the KV cache for contextLength × maxSequences.
+    pub kv_cache_bytes: i64,
+
+    /// Bytes of everything else: activations, buffers, the program.
+    pub working_set_bytes: i64,
+
+    /// Bytes of one replica together.
+    pub total_bytes: i64,
+
+    /// Chosen accelerator, such as `2 × nvidia.com/gpu`, or `cpu`.
+    pub accelerator: String,
+
+    /// Why this one.
+    pub reason: String,
+
+    /// Nodes that could take a replica now, ten at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+
+    /// How many more nodes could.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub more_nodes: i64,
+
+    /// Bytes of the largest free block of that accelerator on one node, where the nodes' labels tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub largest_free_bytes: Option<i64>,
+
+    /// The same for a person: where it fits, or why nowhere.
+    pub message: String,
+
+    /// Digest of what the plan was made for; another one makes a new plan.
+    pub basis: String,
+}
+
+/// What a replica says it computes on.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceStatus {
+    /// `cpu` or `cuda`.
+    #[serde(rename = "type")]
+    pub kind: String,
+
+    /// Type of the weights in memory, such as `Q4_1` or `BF16`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
+
+    /// Bytes of the weights in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_resident: Option<i64>,
+
+    /// Pod that said so.
+    pub pod: String,
+}
+
+/// How long the slowest replica of a revision took to start, in seconds for each phase.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Startup {
+    /// Until a node was found.
+    pub scheduled_seconds: i64,
+
+    /// Until the volumes were mounted and the pod had a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_seconds: Option<i64>,
+
+    /// Until the image was there and the program ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_seconds: Option<i64>,
+
+    /// Until the weights were in memory, as the runtime says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded_seconds: Option<i64>,
+
+    /// Until the first computation was done, as the runtime says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_seconds: Option<i64>,
+
+    /// From the pod's creation until it was ready, all phases together.
+    pub ready_seconds: i64,
+
+    /// The pod.
+    pub pod: String,
 }

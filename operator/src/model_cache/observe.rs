@@ -12,6 +12,7 @@ use crate::api::{ModelCache, ModelDeployment};
 use crate::child::{MODEL_CACHE, MODEL_DEPLOYMENT};
 use crate::context::Context;
 use crate::kubernetes::{ClusterError, is_controlled_by};
+use crate::model_deployment::revision::cache_of;
 
 /// What the cluster says.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -71,7 +72,7 @@ pub async fn observe(object: &ModelCache, ctx: &Context) -> Result<Observed, Clu
     })
 }
 
-/// ModelDeployments that name the cache, or whose pods have its claim open, or will have when they come.
+/// ModelDeployments that name the cache, or whose pods have its claim open, or will have when they come or come back.
 fn users(ctx: &Context, namespace: &str, cache: &str, claim: &str) -> Vec<String> {
     let mut users: Vec<String> = ctx
         .stores
@@ -97,6 +98,15 @@ fn users(ctx: &Context, namespace: &str, cache: &str, claim: &str) -> Vec<String
         })
         .filter_map(|workload| workload.labels().get(MODEL_DEPLOYMENT).cloned());
     users.extend(wanted);
+    // What pods may be made from again, after a failed rollout.
+    let revisions = ctx.stores.revisions.state();
+    let kept = revisions
+        .iter()
+        .filter(|kept| {
+            kept.namespace().as_deref() == Some(namespace) && cache_of(kept) == Some(cache)
+        })
+        .filter_map(|kept| kept.labels().get(MODEL_DEPLOYMENT).cloned());
+    users.extend(kept);
     users.sort();
     users.dedup();
     users

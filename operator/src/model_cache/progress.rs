@@ -9,7 +9,7 @@ use super::observe::Observed;
 use super::validate::{Source, Validated, Volume};
 use crate::answer::{self, Answer};
 use crate::api::{ModelCache, ModelCacheStatus, Reason};
-use crate::child::{COMPONENT, MANAGED_BY, MANAGER, MODEL_CACHE};
+use crate::child::{COMPONENT, MODEL_CACHE, is_managed};
 use crate::job_state::{self, JobState};
 
 /// How far the weights have come.
@@ -249,9 +249,7 @@ fn claim_not_found(known: Option<&Known>, name: &str) -> Progress {
 
 /// Whether a claim was made for this cache; it may have outlived an older object of the same name.
 fn is_ours(claim: &PersistentVolumeClaim, cache: &str) -> bool {
-    let labels = claim.labels();
-    labels.get(MANAGED_BY).map(String::as_str) == Some(MANAGER)
-        && labels.get(MODEL_CACHE).map(String::as_str) == Some(cache)
+    is_managed(claim) && claim.labels().get(MODEL_CACHE).map(String::as_str) == Some(cache)
 }
 
 /// The state of the newest Job with this component.

@@ -38,6 +38,13 @@ pub fn status(
         (Holds::Yes, _) => fetched.clone(),
         _ => resolved.clone(),
     };
+    let progress = conditions::progress(&ready, false);
+    let mut verdicts = vec![
+        (ConditionType::Ready, ready),
+        (ConditionType::Resolved, resolved),
+        (ConditionType::Fetched, fetched),
+    ];
+    verdicts.extend(progress);
     ModelCacheStatus {
         observed_generation: generation,
         id: known.as_ref().map(|known| known.id.clone()).or(old.id),
@@ -61,16 +68,7 @@ pub fn status(
         claim_uid: facts.stored.map(|stored| stored.claim_uid),
         path: facts.path,
         used_by: observed.users.clone(),
-        conditions: conditions::merge(
-            &old.conditions,
-            vec![
-                (ConditionType::Ready, ready),
-                (ConditionType::Resolved, resolved),
-                (ConditionType::Fetched, fetched),
-            ],
-            generation,
-            now,
-        ),
+        conditions: conditions::merge(&old.conditions, verdicts, generation, now),
     }
 }
 

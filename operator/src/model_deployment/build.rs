@@ -1,18 +1,23 @@
-//! Validated and its progress → the objects that should exist now. Pure; it cannot fail.
+//! What was decided → the objects that should exist now. Pure; it cannot fail.
 
 pub mod cache;
+pub mod container;
+pub mod engine;
 pub mod runtime;
 pub mod service;
+pub mod transformers;
+pub mod vllm;
 pub mod workload;
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 
 use super::observe::Observed;
-use super::progress::{CacheState, Resolution};
-use super::validate::{Validated, WeightsFrom};
+use super::progress::Resolution;
+use super::validate::{Origin, Validated};
 use crate::answer::Answer;
 use crate::api::{ModelCache, ModelDeployment};
 use crate::child::{Family, PodShape, REQUEST};
@@ -30,78 +35,63 @@ pub struct Objects {
     pub job: Option<Job>,
     /// The cache that we make.
     pub cache: Option<ModelCache>,
+    /// The revision that the spec wants.
+    pub revision: Option<ControllerRevision>,
     /// The serving pods.
     pub workload: Option<Deployment>,
+    /// What keeps drains from ending all of them.
+    pub budget: Option<PodDisruptionBudget>,
     /// Jobs of older specs, or without their answer.
     pub stale_jobs: Vec<Job>,
+    /// Revisions that nobody returns to.
+    pub stale_revisions: Vec<ControllerRevision>,
 }
 
-/// Builds what should exist now.
+/// The Job that asks the hub, and those that have to go first.
 #[must_use]
-pub fn build(
+pub fn question(
     object: &ModelDeployment,
     validated: &Validated,
     resolution: &Resolution,
-    cache_state: &CacheState,
     observed: &Observed,
     defaults: &PodDefaults,
-) -> Objects {
-    let mut objects = Objects {
-        service: Some(service::build_service(object)),
-        ..Objects::default()
+) -> (Option<Job>, Vec<Job>) {
+    let Origin::Hub { request, token } = &validated.origin else {
+        return (None, observed.jobs.clone());
     };
-    if let WeightsFrom::Hub { request, token } = &validated.weights {
-        let asked = digest::of(request);
-        let old = observed
-            .jobs
-            .iter()
-            .filter(|job| job.annotations().get(REQUEST) != Some(&asked));
-        objects.stale_jobs = old.cloned().collect();
-        match resolution {
-            Resolution::Asking(state) => {
-                // Where the answer comes from does not matter, so the Job may run anywhere.
-                let shape = PodShape {
-                    node_selector: Default::default(),
-                    affinity: None,
-                    topology_spread: Vec::new(),
-                    runtime_class: None,
-                    ..validated.shape.clone()
-                };
-                let parts = HubJob {
-                    task: Task::Resolve,
-                    request,
-                    token: token.as_ref(),
-                    shape: &shape,
-                    resources: None,
-                    defaults,
-                };
-                let job = hub_job::build(object, Family::Deployment, &parts);
-                let over = matches!(
-                    state,
-                    JobState::Lost | JobState::Done(Answer::Failed(_) | Answer::Fetched(_))
-                );
-                let replaced = observed
-                    .jobs
-                    .iter()
-                    .filter(|old| old.annotations().get(REQUEST) == Some(&asked))
-                    .filter(|old| old.name_any() != job.name_any() || over);
-                objects.stale_jobs.extend(replaced.cloned());
-                let in_the_way = objects
-                    .stale_jobs
-                    .iter()
-                    .any(|old| old.name_any() == job.name_any());
-                objects.job = (!in_the_way).then_some(job);
-            }
-            Resolution::Found(found) => {
-                objects.cache = Some(cache::build_cache(object, validated, found, observed));
-            }
-            Resolution::Cached { .. } => {}
-        }
-    }
-    if let CacheState::Ready(weights) = cache_state {
-        objects.workload = Some(workload::build_workload(
-            object, validated, weights, defaults,
-        ));
-    }
-    objects
+    let asked = digest::of(request);
+    let is_old = |job: &&Job| job.annotations().get(REQUEST) != Some(&asked);
+    let mut stale: Vec<Job> = observed.jobs.iter().filter(is_old).cloned().collect();
+    let Resolution::Asking(state) = resolution else {
+        return (None, stale);
+    };
+    // Where the answer comes from does not matter, so the Job may run anywhere.
+    let shape = PodShape {
+        node_selector: Default::default(),
+        affinity: None,
+        topology_spread: Vec::new(),
+        runtime_class: None,
+        ..validated.shape.clone()
+    };
+    let parts = HubJob {
+        task: Task::Resolve,
+        request,
+        token: token.as_ref(),
+        shape: &shape,
+        resources: None,
+        defaults,
+    };
+    let job = hub_job::build(object, Family::Deployment, &parts);
+    let over = matches!(
+        state,
+        JobState::Lost | JobState::Done(Answer::Failed(_) | Answer::Fetched(_))
+    );
+    let replaced = observed
+        .jobs
+        .iter()
+        .filter(|old| !is_old(old))
+        .filter(|old| old.name_any() != job.name_any() || over);
+    stale.extend(replaced.cloned());
+    let in_the_way = stale.iter().any(|old| old.name_any() == job.name_any());
+    ((!in_the_way).then_some(job), stale)
 }

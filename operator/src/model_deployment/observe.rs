@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
 use serde::Deserialize;
 
-use crate::api::{ModelCache, ModelCard, ModelDeployment};
+use crate::api::{ConditionType, ModelCache, ModelCard, ModelDeployment};
 use crate::child::{COMPONENT, MODEL_DEPLOYMENT};
+use crate::conditions;
 use crate::context::Context;
 use crate::kubernetes::{ClusterError, Kind, Stranger, is_controlled_by};
 use crate::model_status::ModelStatus;
+use crate::nodes::NodeFacts;
 
 /// What the cluster says.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -35,11 +38,19 @@ pub struct Observed {
     pub service: Option<Service>,
     /// Objects that have our children's names without being ours.
     pub strangers: Vec<Stranger>,
+    /// What keeps drains from ending all pods, if it is ours.
+    pub budget: Option<PodDisruptionBudget>,
+    /// Our revisions.
+    pub revisions: Vec<ControllerRevision>,
+    /// The cluster's nodes, while something is to be placed.
+    pub nodes: Option<Vec<NodeFacts>>,
+    /// Names of the cluster's RuntimeClasses.
+    pub runtime_classes: Vec<String>,
     /// The cache that this spec wants; looked up when its name is known.
     pub cache: Option<ModelCache>,
-    /// The token for that cache which another ModelDeployment brings first, by name.
-    pub cache_token_of: Option<crate::api::SecretKey>,
-    /// What pods that are not ready yet say of themselves, by name.
+    /// The token for that cache: of all users that bring one, the first by name.
+    pub cache_token: Option<crate::api::SecretKey>,
+    /// What pods say of themselves, by name.
     pub saying: BTreeMap<String, ModelStatus>,
 }
 
@@ -71,6 +82,7 @@ pub async fn observe(object: &ModelDeployment, ctx: &Context) -> Result<Observed
     let mut strangers = Vec::new();
     let workload = own(object, &stores.workloads, ctx, &mut strangers).await?;
     let service = own(object, &stores.services, ctx, &mut strangers).await?;
+    let budget = own(object, &stores.budgets, ctx, &mut strangers).await?;
     let (pods, job_pods) = stores
         .children(&stores.pods, &namespace, MODEL_DEPLOYMENT, &name)
         .into_iter()
@@ -78,7 +90,24 @@ pub async fn observe(object: &ModelDeployment, ctx: &Context) -> Result<Observed
     let uid = object.uid().unwrap_or_default();
     let mut jobs = stores.children(&stores.jobs, &namespace, MODEL_DEPLOYMENT, &name);
     jobs.retain(|job| is_controlled_by(job, &uid));
+    let mut revisions = stores.children(&stores.revisions, &namespace, MODEL_DEPLOYMENT, &name);
+    revisions.retain(|revision| is_controlled_by(revision, &uid));
+    let mut runtime_classes: Vec<String> = stores
+        .runtime_classes
+        .state()
+        .iter()
+        .map(|class| class.name_any())
+        .collect();
+    runtime_classes.sort();
     Ok(Observed {
+        nodes: if is_settled(object) {
+            None
+        } else {
+            Some(nodes(ctx).await?)
+        },
+        budget,
+        revisions,
+        runtime_classes,
         card: card.map(|card| (*card).clone()),
         cards,
         jobs,
@@ -89,6 +118,27 @@ pub async fn observe(object: &ModelDeployment, ctx: &Context) -> Result<Observed
         strangers,
         ..Observed::default()
     })
+}
+
+/// Whether nothing is left to place: then nobody asks what the nodes have.
+fn is_settled(object: &ModelDeployment) -> bool {
+    object.status.as_ref().is_some_and(|status| {
+        let ready = conditions::find(&status.conditions, ConditionType::Ready);
+        status.plan.is_some()
+            && Some(status.observed_generation) == object.metadata.generation
+            && ready.is_some_and(|ready| ready.status == "True")
+    })
+}
+
+async fn nodes(ctx: &Context) -> Result<Vec<NodeFacts>, ClusterError> {
+    let usage = ctx.usage.read(&ctx.cluster).await?;
+    Ok(ctx
+        .stores
+        .nodes
+        .state()
+        .iter()
+        .map(|node| NodeFacts::read(node, usage.as_deref()))
+        .collect())
 }
 
 /// Our child of the same name, or a note that a stranger has its name.

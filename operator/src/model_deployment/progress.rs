@@ -1,9 +1,12 @@
 //! How far a ModelDeployment has come: model found on the hub, weights there, pods to be made. Pure.
 
+use super::build::engine;
 use super::observe::Observed;
-use super::validate::{Validated, WeightsFrom};
+use super::validate::{Origin, Validated};
 use crate::answer::{self, Answer};
-use crate::api::{ConditionType, HubSource, ModelCache, ModelDeployment, Reason};
+use crate::api::{
+    ConditionType, Dimensions, Engine, HubSource, ModelCache, ModelDeployment, Reason,
+};
 use crate::child::REQUEST;
 use crate::conditions;
 use crate::config::PodDefaults;
@@ -13,23 +16,30 @@ use crate::job_state::{self, JobState};
 use crate::model_cache::validate::Violation;
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
+use serde::{Deserialize, Serialize};
 
-/// What is known of the model.
+/// How far the question what the model is has come.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Resolution {
     /// The hub is being asked.
     Asking(JobState),
+    /// It is known.
+    Known(Known),
+}
+
+/// What is known of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Known {
     /// The hub has answered.
     Found(Found),
-    /// A cache that exists brings the weights; nobody is asked.
-    Cached {
-        /// Name of the cache.
-        cache: String,
-    },
+    /// A claim or a cache that exists brings the weights; nobody is asked.
+    Given,
 }
 
 /// What the hub said.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Found {
     /// Repository that answered.
     pub id: String,
@@ -38,7 +48,11 @@ pub struct Found {
     /// Bytes of all files.
     pub bytes: i64,
     /// Architecture, where told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
+    /// Dimensions, where told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<Dimensions>,
     /// Digest of what was asked.
     pub request: String,
 }
@@ -54,17 +68,13 @@ pub fn resolution(
     observed: &Observed,
     defaults: &PodDefaults,
 ) -> Result<Resolution, Violation> {
-    let request = match &validated.weights {
-        WeightsFrom::Cache { name, .. } => {
-            return Ok(Resolution::Cached {
-                cache: name.clone(),
-            });
-        }
-        WeightsFrom::Hub { request, .. } => request,
+    let request = match &validated.origin {
+        Origin::Cache { .. } | Origin::Claim(_) => return Ok(Resolution::Known(Known::Given)),
+        Origin::Hub { request, .. } => request,
     };
     let asked = digest::of(request);
     if let Some(found) = recorded(object, &asked) {
-        return Ok(Resolution::Found(found));
+        return Ok(Resolution::Known(Known::Found(found)));
     }
     let job = observed
         .jobs
@@ -76,19 +86,33 @@ pub fn resolution(
         .max_by_key(|job| job.metadata.creation_timestamp.clone());
     match job_state::read(job, &observed.job_pods) {
         JobState::Done(Answer::Resolved(resolved)) => {
-            if resolved.supported == Some(false) {
-                return Err(unsupported(request, resolved.architecture.as_deref()));
+            if !engine::runs(engine_of(object), request.format, &resolved) {
+                return Err(unsupported(
+                    engine_of(object),
+                    request,
+                    resolved.architecture.as_deref(),
+                ));
             }
-            Ok(Resolution::Found(Found {
+            Ok(Resolution::Known(Known::Found(Found {
                 id: resolved.id,
                 commit: resolved.commit,
                 bytes: resolved.bytes,
                 architecture: resolved.architecture,
+                dimensions: resolved.dimensions,
                 request: asked,
-            }))
+            })))
         }
         state => Ok(Resolution::Asking(state)),
     }
+}
+
+fn engine_of(object: &ModelDeployment) -> Engine {
+    object
+        .spec
+        .runtime
+        .as_ref()
+        .map(|runtime| runtime.engine)
+        .unwrap_or_default()
 }
 
 fn image(job: &Job) -> Option<&String> {
@@ -106,31 +130,39 @@ fn recorded(object: &ModelDeployment, asked: &str) -> Option<Found> {
         commit: model.commit.clone()?,
         bytes: model.bytes?,
         architecture: model.architecture.clone(),
+        dimensions: model.dimensions,
         request: asked.to_owned(),
     })
 }
 
-fn unsupported(request: &HubRequest, architecture: Option<&str>) -> Violation {
+fn unsupported(engine: Engine, request: &HubRequest, architecture: Option<&str>) -> Violation {
     Violation {
         reason: Reason::RuntimeUnsupported,
         message: format!(
-            "the runtime cannot run {} ({}, format {}); pick another variant or model",
+            "engine {} cannot run {} ({}, format {}); pick another variant or model{}",
+            engine.as_str(),
             request.id,
             architecture.unwrap_or("unknown architecture"),
-            request.format.as_str()
+            request.format.as_str(),
+            engine::alternatives(engine, request.format, architecture)
         ),
     }
 }
 
 /// Weights that serving pods can open.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Weights {
     /// Claim that holds them.
     pub claim: String,
     /// Folder or file on the claim; empty for the top folder.
     pub path: String,
     /// Bytes, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<i64>,
+    /// Dimensions of the model, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<Dimensions>,
 }
 
 /// How far the cache has come.
@@ -156,26 +188,24 @@ pub fn cache_state(
     resolution: &Resolution,
     observed: &Observed,
 ) -> CacheState {
-    let name = match (&validated.weights, resolution) {
-        (WeightsFrom::Cache { name, .. }, _) => name,
-        (WeightsFrom::Hub { .. }, Resolution::Found(_)) => "",
-        _ => return CacheState::Unknown,
-    };
+    if let Resolution::Asking(_) = resolution {
+        return CacheState::Unknown;
+    }
     let Some(cache) = &observed.cache else {
-        return match &validated.weights {
-            WeightsFrom::Cache { .. } => CacheState::Waiting {
+        return match &validated.origin {
+            Origin::Cache { name, .. } => CacheState::Waiting {
                 reason: Reason::CacheNotFound,
                 message: format!(
                     "ModelCache {name} (spec.weights.cache) does not exist in this namespace; make it or leave the field out"
                 ),
             },
-            WeightsFrom::Hub { .. } => CacheState::Waiting {
+            Origin::Hub { .. } | Origin::Claim(_) => CacheState::Waiting {
                 reason: Reason::Fetching,
                 message: "the ModelCache is being made".to_owned(),
             },
         };
     };
-    if let WeightsFrom::Cache { revision, .. } = &validated.weights
+    if let Origin::Cache { revision, .. } = &validated.origin
         && let Some(message) = mismatch(cache, validated, revision.as_deref())
     {
         return CacheState::Waiting {
@@ -225,6 +255,7 @@ fn usable(cache: &ModelCache) -> CacheState {
             claim: claim.clone(),
             path: path.clone(),
             bytes: status.bytes_total,
+            dimensions: None,
         }),
         _ => waiting(
             Reason::Fetching,

@@ -2,52 +2,68 @@
 
 use kube::ResourceExt;
 
+use serde::{Deserialize, Serialize};
+
 use super::observe::Observed;
+use super::placement;
+use super::revision::Record;
 use super::variant::{self, Choice};
-use crate::api::{Accelerator, ModelCardSpec, ModelDeployment, Reason, SecretKey};
-use crate::child::{self, PodShape};
+use crate::api::{
+    Accelerator, Chat, ClaimSource, Limits, ModelCardSpec, ModelDeployment, ModelDeploymentSpec,
+    Reason, SecretKey, Variant,
+};
+use crate::child::PodShape;
 use crate::config::PodDefaults;
 use crate::hub_job::HubRequest;
-use crate::model_cache::validate::{Violation, no_endpoint, parse_affinity};
+use crate::model_cache::validate::{Violation, no_endpoint};
 
 /// A spec that can be worked on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Validated {
     /// The variant.
     pub choice: Choice,
+    /// The part of the card that was used, where the spec names one.
+    pub card: Option<ModelCardSpec>,
     /// Where the weights come from.
-    pub weights: WeightsFrom,
+    pub origin: Origin,
     /// Names that the API offers; at least one.
     pub served_names: Vec<String>,
+    /// Place of the accelerator in the spec's list.
+    pub option: usize,
     /// What a replica computes on.
     pub accelerator: Accelerator,
-    /// Tokens of a context, where the spec says so.
-    pub context_length: Option<i64>,
+    /// Whether the spec names its accelerators; else their number is chosen from the plan.
+    pub accelerator_is_given: bool,
+    /// Limits of a replica: the option's over the spec's over the card's.
+    pub limits: Limits,
     /// Tokens of the longest context that is possible, for the memory.
     pub longest_context: i64,
-    /// Sequences at a time, where spec or card say so.
-    pub max_sequences: Option<i32>,
-    /// Seconds of a request, where the spec says so.
-    pub request_timeout_seconds: Option<i32>,
+    /// How a chat becomes a prompt, where card or spec say so.
+    pub chat: Option<Chat>,
     /// Where and as whom serving pods run.
     pub shape: PodShape,
 }
 
 /// Where the weights come from.
-#[derive(Clone, Debug, PartialEq)]
-pub enum WeightsFrom {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Origin {
     /// From a hub, into a cache that we make.
     Hub {
         /// What the hub is asked.
         request: HubRequest,
         /// Key of the Secret with the token.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<SecretKey>,
     },
+    /// From a claim that holds them already, through a cache that we make.
+    Claim(ClaimSource),
     /// From a cache that exists.
     Cache {
         /// Its name.
         name: String,
         /// Revision that the spec pins.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         revision: Option<String>,
     },
 }
@@ -57,13 +73,19 @@ fn default_accelerator() -> Accelerator {
     Accelerator {
         kind: "nvidia.com/gpu".to_owned(),
         count: 1,
+        products: None,
+        min_memory: None,
+        wait_seconds: None,
+        limits: None,
     }
 }
 
 /// Tokens of a context where neither card nor spec say.
 const USUAL_CONTEXT: i64 = 8_192;
 
-/// Reads a spec as what is meant.
+/// Reads a spec as what is meant, with the accelerator at `option`.
+///
+/// `pinned` is what pods were made from for this very spec: then its card and its origin count, whatever they are now.
 ///
 /// # Errors
 ///
@@ -72,52 +94,100 @@ pub fn validate(
     object: &ModelDeployment,
     observed: &Observed,
     defaults: &PodDefaults,
+    pinned: Option<&Record>,
+    option: usize,
 ) -> Result<Validated, Violation> {
     if let Some(stranger) = observed.strangers.first() {
         return Err(name_conflict(&stranger.kind, &stranger.name));
     }
     let spec = &object.spec;
-    let model = model(object, observed)?;
+    let model = match pinned.and_then(|record| record.card.as_ref()) {
+        Some(card) => card,
+        None => model(object, observed)?,
+    };
     let choice = variant::pick(model, &spec.model)?;
-    let limits = spec.limits.clone().unwrap_or_default();
+    let listed = spec
+        .accelerators
+        .as_ref()
+        .and_then(|list| list.get(option).or(list.first()).cloned());
+    let accelerator_is_given = listed.is_some();
+    let accelerator = listed.unwrap_or_else(default_accelerator);
+    let limits = limits(spec, &accelerator, model)?;
+    Ok(Validated {
+        origin: match pinned {
+            Some(record) => record.origin.clone(),
+            None => origin(object, &choice, defaults)?,
+        },
+        served_names: spec
+            .model
+            .served_names
+            .clone()
+            .unwrap_or_else(|| vec![object.name_any()]),
+        shape: placement::shape(object, &accelerator, &observed.runtime_classes)?,
+        option,
+        accelerator,
+        accelerator_is_given,
+        longest_context: limits
+            .context_length
+            .or(model.context_length)
+            .unwrap_or(USUAL_CONTEXT),
+        limits,
+        chat: model.chat.clone(),
+        card: spec.model.card.is_some().then(|| only(model, &choice)),
+        choice,
+    })
+}
+
+/// The part of a card that a choice uses.
+fn only(model: &ModelCardSpec, choice: &Choice) -> ModelCardSpec {
+    ModelCardSpec {
+        description: None,
+        languages: Vec::new(),
+        abilities: Vec::new(),
+        license: None,
+        variants: vec![Variant {
+            format: choice.format,
+            size_in_billions: choice.size_in_billions.clone(),
+            quantizations: vec![choice.quantization.clone()],
+            sources: vec![choice.source.clone()],
+        }],
+        ..model.clone()
+    }
+}
+
+fn limits(
+    spec: &ModelDeploymentSpec,
+    accelerator: &Accelerator,
+    model: &ModelCardSpec,
+) -> Result<Limits, Violation> {
+    let general = spec.limits.clone().unwrap_or_default();
+    let special = accelerator.limits.clone().unwrap_or_default();
+    let defaults = model.defaults.clone();
+    let limits = Limits {
+        context_length: special.context_length.or(general.context_length),
+        max_sequences: special
+            .max_sequences
+            .or(general.max_sequences)
+            .or_else(|| defaults.as_ref()?.max_sequences),
+        request_timeout_seconds: special
+            .request_timeout_seconds
+            .or(general.request_timeout_seconds),
+        images_per_prompt: special
+            .images_per_prompt
+            .or(general.images_per_prompt)
+            .or_else(|| defaults.as_ref()?.images_per_prompt),
+    };
     if let (Some(limit), Some(most)) = (limits.context_length, model.context_length)
         && limit > most
     {
         return Err(Violation {
             reason: Reason::LimitExceedsModel,
             message: format!(
-                "spec.limits.contextLength is {limit}, and the model was made for {most} tokens; lower it or leave it out"
+                "limits.contextLength is {limit}, and the model was made for {most} tokens; lower it or leave it out"
             ),
         });
     }
-    let accelerator = spec
-        .accelerators
-        .as_ref()
-        .and_then(|list| list.first().cloned())
-        .unwrap_or_else(default_accelerator);
-    Ok(Validated {
-        weights: weights(object, &choice, defaults)?,
-        served_names: spec
-            .model
-            .served_names
-            .clone()
-            .unwrap_or_else(|| vec![object.name_any()]),
-        shape: shape(object, &accelerator)?,
-        accelerator,
-        context_length: limits.context_length,
-        longest_context: limits
-            .context_length
-            .or(model.context_length)
-            .unwrap_or(USUAL_CONTEXT),
-        max_sequences: limits.max_sequences.or_else(|| {
-            model
-                .defaults
-                .as_ref()
-                .and_then(|defaults| defaults.max_sequences)
-        }),
-        request_timeout_seconds: limits.request_timeout_seconds,
-        choice,
-    })
+    Ok(limits)
 }
 
 /// A child's name is taken.
@@ -156,14 +226,17 @@ fn model<'a>(
     })
 }
 
-fn weights(
+fn origin(
     object: &ModelDeployment,
     choice: &Choice,
     defaults: &PodDefaults,
-) -> Result<WeightsFrom, Violation> {
+) -> Result<Origin, Violation> {
     let spec = object.spec.weights.clone().unwrap_or_default();
+    if let Some(claim) = spec.claim {
+        return Ok(Origin::Claim(claim));
+    }
     if let Some(cache) = spec.cache {
-        return Ok(WeightsFrom::Cache {
+        return Ok(Origin::Cache {
             name: cache.name,
             revision: object.spec.model.revision.clone(),
         });
@@ -183,7 +256,7 @@ fn weights(
         .revision
         .clone()
         .or_else(|| source.revision.clone());
-    Ok(WeightsFrom::Hub {
+    Ok(Origin::Hub {
         request: HubRequest {
             hub: source.hub,
             endpoint,
@@ -194,45 +267,5 @@ fn weights(
             files: source.files.clone().unwrap_or_default(),
         },
         token: spec.token_secret_ref,
-    })
-}
-
-fn shape(object: &ModelDeployment, accelerator: &Accelerator) -> Result<PodShape, Violation> {
-    let pod = object.spec.pod.clone().unwrap_or_default();
-    let mut tolerations = child::tolerations(&pod.tolerations);
-    if accelerator.kind != "cpu" {
-        tolerations.push(k8s_openapi::api::core::v1::Toleration {
-            key: Some(accelerator.kind.clone()),
-            operator: Some("Exists".to_owned()),
-            ..Default::default()
-        });
-    }
-    let mut topology_spread = Vec::new();
-    for (index, entry) in pod.topology_spread_constraints.iter().enumerate() {
-        let value = serde_json::Value::Object(entry.clone().into_iter().collect());
-        let read = serde_json::from_value(value).map_err(|error| Violation {
-            reason: Reason::InvalidSpec,
-            message: format!(
-                "spec.pod.topologySpreadConstraints[{index}] is not one of Kubernetes: {error}"
-            ),
-        })?;
-        topology_spread.push(read);
-    }
-    let runtime = object.spec.runtime.clone().unwrap_or_default();
-    Ok(PodShape {
-        node_selector: pod.node_selector,
-        tolerations,
-        affinity: pod.affinity.as_ref().map(parse_affinity).transpose()?,
-        topology_spread,
-        service_account: pod.service_account_name,
-        priority_class: pod.priority_class_name,
-        runtime_class: pod.runtime_class_name,
-        scheduler: pod.scheduler_name,
-        security: pod.security_context,
-        pull_secrets: runtime
-            .image_pull_secrets
-            .into_iter()
-            .map(|secret| secret.name)
-            .collect(),
     })
 }

@@ -55,67 +55,75 @@ fn decide(folder: &Path) -> (Value, Value) {
     }
 }
 
-/// Puts the digest of what the spec asks the hub into the place of `REQ`.
+/// Puts the digest of what the spec asks the hub into the place of `REQ`, and the spec's own into the place of `SPEC`.
 fn asked(input: &str, facts: &str, defaults: &PodDefaults) -> (String, String) {
-    use model_deployment::validate::{Validated, WeightsFrom, validate};
+    use model_deployment::validate::{Origin, Validated, validate};
     const PLACE: &str = "request: REQ";
     let filled = |digest: &str| {
         let digest = format!("request: \"{digest}\"");
         (input.replace(PLACE, &digest), facts.replace(PLACE, &digest))
     };
+    let object: ModelDeployment = match serde_saphyr::from_str(input) {
+        Ok(object) => object,
+        Err(_) => return (input.to_owned(), facts.to_owned()),
+    };
+    let spec = model_deployment::revision::spec_digest(&object);
+    let facts = facts.replace("spec: SPEC", &format!("spec: \"{spec}\""));
     if !input.contains(PLACE) && !facts.contains(PLACE) {
-        return (input.to_owned(), facts.to_owned());
+        return (input.to_owned(), facts);
     }
-    let object: ModelDeployment = serde_saphyr::from_str(input).unwrap();
-    match validate(&object, &serde_saphyr::from_str(facts).unwrap(), defaults) {
+    let observed = serde_saphyr::from_str(&facts).unwrap();
+    match validate(&object, &observed, defaults, None, 0) {
         Ok(Validated {
-            weights: WeightsFrom::Hub { request, .. },
+            origin: Origin::Hub { request, .. },
             ..
-        }) => filled(&digest::of(&request)),
+        }) => {
+            let (input, _) = filled(&digest::of(&request));
+            let digest = format!("request: \"{}\"", digest::of(&request));
+            (input, facts.replace(PLACE, &digest))
+        }
         other => panic!("nothing is asked, so there is no digest for REQ: {other:?}"),
     }
 }
 
 fn deployment(input: &str, facts: &str, defaults: &PodDefaults, now: Timestamp) -> (Value, Value) {
-    use model_deployment::progress;
-    use model_deployment::status::{Outcome, Reached};
+    use model_deployment::decide::decide;
     let object: ModelDeployment = serde_saphyr::from_str(input).unwrap();
-    let observed: model_deployment::observe::Observed = serde_saphyr::from_str(facts).unwrap();
-    let decided =
-        model_deployment::validate::validate(&object, &observed, defaults).and_then(|validated| {
-            let resolution = progress::resolution(&object, &validated, &observed, defaults)?;
-            Ok((validated, resolution))
+    let decided = |facts: &str| {
+        let mut observed: model_deployment::observe::Observed =
+            serde_saphyr::from_str(facts).unwrap();
+        let cache = observed.cache.clone();
+        let decision = decide(&object, &mut observed, defaults, now, &|_, _| {
+            (cache.clone(), None)
         });
-    let (objects, outcome) = match decided {
-        Err(violation) => (json!({}), Outcome::Invalid(violation)),
-        Ok((validated, resolution)) => {
-            let cache = progress::cache_state(&validated, &resolution, &observed);
-            let objects = model_deployment::build::build(
-                &object,
-                &validated,
-                &resolution,
-                &cache,
-                &observed,
-                defaults,
-            );
-            let cache_name = model_deployment::cache_name(&object, &validated, &resolution);
-            let written = json!({
-                "service": objects.service, "job": objects.job, "cache": objects.cache,
-                "workload": objects.workload, "staleJobs": names(&objects.stale_jobs),
-            });
-            let workload_is_wanted = objects.workload.is_some();
-            let reached = Reached {
-                validated,
-                resolution,
-                cache,
-                cache_name,
-                workload_is_wanted,
-            };
-            (without_nulls(written), Outcome::Reached(Box::new(reached)))
-        }
+        (decision, observed)
     };
-    let status = model_deployment::status::status(&object, &outcome, &observed, now);
-    (objects, serde_json::to_value(status).unwrap())
+    // Facts write `new` for the digest of the pods that this spec wants.
+    let (first, _) = decided(facts);
+    let digest = first.wanted.as_ref().and_then(|w| w.template_digest());
+    let facts = facts.replace(
+        "chandler.dev/revision: new",
+        &format!("chandler.dev/revision: \"{}\"", digest.unwrap_or("new")),
+    );
+    let (decision, observed) = decided(&facts);
+    let objects = &decision.objects;
+    let written = json!({
+        "service": objects.service, "job": objects.job, "cache": objects.cache,
+        "revision": objects.revision.as_ref().map(shortened), "workload": objects.workload, "budget": objects.budget,
+        "staleJobs": names(&objects.stale_jobs), "staleRevisions": names(&objects.stale_revisions),
+    });
+    let status = model_deployment::status::status(&object, &decision, None, &observed, now);
+    (
+        without_nulls(written),
+        serde_json::to_value(status).unwrap(),
+    )
+}
+
+/// A revision without the template, which stands in the workload.
+fn shortened(revision: &k8s_openapi::api::apps::v1::ControllerRevision) -> Value {
+    let mut value = serde_json::to_value(revision).unwrap();
+    value["data"].as_object_mut().unwrap().remove("template");
+    value
 }
 
 fn cache(input: &str, facts: &str, defaults: &PodDefaults, now: Timestamp) -> (Value, Value) {
@@ -141,8 +149,11 @@ fn cache(input: &str, facts: &str, defaults: &PodDefaults, now: Timestamp) -> (V
     (objects, serde_json::to_value(status).unwrap())
 }
 
-fn names(jobs: &[k8s_openapi::api::batch::v1::Job]) -> Vec<Option<String>> {
-    jobs.iter().map(|job| job.metadata.name.clone()).collect()
+fn names<K: kube::Resource>(objects: &[K]) -> Vec<Option<String>> {
+    objects
+        .iter()
+        .map(|object| object.meta().name.clone())
+        .collect()
 }
 
 fn without_nulls(value: Value) -> Value {

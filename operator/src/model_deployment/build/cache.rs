@@ -1,68 +1,91 @@
 //! The ModelCache that a ModelDeployment makes, shared by equal needs of a namespace. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
 use crate::api::{
     CachePod, CacheSource, CacheStorage, HubSource, LocalReference, ModelCache, ModelCacheSpec,
-    ModelDeployment, Toleration, TolerationOperator,
+    ModelDeployment, ReclaimPolicy, SecretKey, Toleration, TolerationOperator,
 };
 use crate::child::{GENERATED, MANAGED_BY, MANAGER};
 use crate::digest;
 use crate::model_cache::build::volume_size;
-use crate::model_deployment::observe::Observed;
-use crate::model_deployment::progress::Found;
-use crate::model_deployment::validate::{Validated, WeightsFrom};
+use crate::model_deployment::progress::Known;
+use crate::model_deployment::revision::CacheRecord;
+use crate::model_deployment::validate::{Origin, Validated};
 
-/// Name of the cache: a digest of what is needed, never of the token or of who needs it.
+/// The cache that a spec wants. Its name is a digest of what is needed, never of the token or of who needs it.
 #[must_use]
-pub fn cache_name(object: &ModelDeployment, validated: &Validated, found: &Found) -> String {
-    let mut needs = spec(object, validated, found, None);
+pub fn wanted(object: &ModelDeployment, validated: &Validated, known: &Known) -> CacheRecord {
+    let spec = match &validated.origin {
+        Origin::Cache { name, .. } => {
+            return CacheRecord {
+                name: name.clone(),
+                spec: None,
+            };
+        }
+        Origin::Claim(claim) => ModelCacheSpec {
+            source: CacheSource {
+                hub: None,
+                claim: Some(claim.clone()),
+            },
+            storage: None,
+            reclaim_policy: ReclaimPolicy::Delete,
+            pod: None,
+        },
+        Origin::Hub { .. } => from_hub(object, validated, known),
+    };
+    let mut needs = spec.clone();
     let given = object.spec.weights.as_ref();
     let given = given.and_then(|weights| weights.storage.as_ref()?.size.clone());
     if let Some(storage) = &mut needs.storage {
         // What we make of the files' bytes says nothing new.
         storage.size = given;
     }
-    format!("weights-{}", digest::of(&needs))
+    CacheRecord {
+        name: format!("weights-{}", digest::of(&needs)),
+        spec: Some(spec),
+    }
 }
 
 /// Builds the cache. It belongs to nobody: two owners would prune each other's.
 #[must_use]
 pub fn build_cache(
     object: &ModelDeployment,
-    validated: &Validated,
-    found: &Found,
-    observed: &Observed,
-) -> ModelCache {
+    record: &CacheRecord,
+    token: Option<SecretKey>,
+) -> Option<ModelCache> {
+    let mut spec = record.spec.clone()?;
+    if let Some(hub) = &mut spec.source.hub {
+        hub.token_secret_ref = token;
+    }
     let labels: BTreeMap<String, String> = [
         (MANAGED_BY.to_owned(), MANAGER.to_owned()),
         (GENERATED.to_owned(), "true".to_owned()),
     ]
     .into();
-    ModelCache {
+    Some(ModelCache {
         metadata: ObjectMeta {
-            name: Some(cache_name(object, validated, found)),
+            name: Some(record.name.clone()),
             namespace: object.namespace(),
             labels: Some(labels),
             ..ObjectMeta::default()
         },
-        spec: spec(object, validated, found, observed.cache_token_of.clone()),
+        spec,
         status: None,
-    }
+    })
 }
 
-fn spec(
-    object: &ModelDeployment,
-    validated: &Validated,
-    found: &Found,
-    token: Option<crate::api::SecretKey>,
-) -> ModelCacheSpec {
-    let (endpoint, files) = match &validated.weights {
-        WeightsFrom::Hub { request, .. } => (Some(request.endpoint.clone()), request.files.clone()),
-        WeightsFrom::Cache { .. } => (None, Vec::new()),
+fn from_hub(object: &ModelDeployment, validated: &Validated, known: &Known) -> ModelCacheSpec {
+    let (endpoint, files) = match &validated.origin {
+        Origin::Hub { request, .. } => (Some(request.endpoint.clone()), request.files.clone()),
+        Origin::Cache { .. } | Origin::Claim(_) => (None, Vec::new()),
+    };
+    let (id, revision, bytes) = match known {
+        Known::Found(found) => (found.id.clone(), found.commit.clone(), found.bytes),
+        Known::Given => (validated.choice.source.id.clone(), "main".to_owned(), 0),
     };
     let storage = object
         .spec
@@ -73,31 +96,33 @@ fn spec(
         .unwrap_or_default();
     let pod = object.spec.pod.clone().unwrap_or_default();
     let mut tolerations = pod.tolerations;
-    if validated.accelerator.kind != "cpu" {
-        tolerations.push(Toleration {
-            key: Some(validated.accelerator.kind.clone()),
-            operator: Some(TolerationOperator::Exists),
-            value: None,
-            effect: None,
-            toleration_seconds: None,
-        });
-    }
+    tolerations.extend(
+        accelerators(object, validated)
+            .into_iter()
+            .map(|kind| Toleration {
+                key: Some(kind),
+                operator: Some(TolerationOperator::Exists),
+                value: None,
+                effect: None,
+                toleration_seconds: None,
+            }),
+    );
     ModelCacheSpec {
         source: CacheSource {
             hub: Some(HubSource {
                 name: validated.choice.source.hub,
-                id: found.id.clone(),
-                revision: found.commit.clone(),
+                id,
+                revision,
                 format: validated.choice.format,
                 files: (!files.is_empty()).then_some(files),
                 endpoint,
-                token_secret_ref: token,
+                token_secret_ref: None,
             }),
             claim: None,
         },
         storage: Some(CacheStorage {
             storage_class_name: storage.storage_class_name,
-            size: Some(storage.size.unwrap_or_else(|| volume_size(found.bytes))),
+            size: Some(storage.size.unwrap_or_else(|| volume_size(bytes))),
             access_modes: storage.access_modes,
             claim_name: None,
         }),
@@ -117,4 +142,14 @@ fn spec(
             security_context: pod.security_context,
         }),
     }
+}
+
+/// Every kind of accelerator that the spec may come to use: the weights must be where any of them is.
+fn accelerators(object: &ModelDeployment, validated: &Validated) -> BTreeSet<String> {
+    let listed = object.spec.accelerators.iter().flatten();
+    listed
+        .chain([&validated.accelerator])
+        .map(|accelerator| accelerator.kind.clone())
+        .filter(|kind| kind != "cpu")
+        .collect()
 }

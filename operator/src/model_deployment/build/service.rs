@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
-use super::runtime::HTTP_PORT_NAME;
+use super::container::HTTP_PORT_NAME;
 use crate::api::ModelDeployment;
 use crate::child::{self, Family};
 
@@ -34,13 +34,10 @@ pub fn build_service(object: &ModelDeployment) -> Service {
     }
 }
 
-/// Base address of the OpenAI API inside the cluster.
+/// Base address of the OpenAI API inside the cluster. The cluster's own domain is left to the resolver: not every cluster's is cluster.local.
 #[must_use]
 pub fn endpoint(object: &ModelDeployment) -> String {
     let port = object.spec.service.clone().unwrap_or_default().port;
     let namespace = object.namespace().unwrap_or_default();
-    format!(
-        "http://{}.{namespace}.svc.cluster.local:{port}/v1",
-        object.name_any()
-    )
+    format!("http://{}.{namespace}.svc:{port}/v1", object.name_any())
 }

@@ -1,0 +1,158 @@
+//! Which engine runs which weights, and how each is started. The table is ours; what it leaves out is RuntimeUnsupported. Pure.
+
+use k8s_openapi::api::core::v1::{Container, PodTemplateSpec, Volume, VolumeMount};
+
+use super::{runtime, transformers, vllm};
+use crate::answer::Resolved;
+use crate::api::{Engine, ModelDeployment, ModelFormat};
+use crate::config::PodDefaults;
+use crate::model_deployment::progress::Weights;
+use crate::model_deployment::validate::Validated;
+
+/// Every engine, in the order in which they are offered.
+const ALL: [Engine; 3] = [Engine::Chandler, Engine::Vllm, Engine::Transformers];
+
+/// Architectures that vLLM 0.10.2 serves: the last version that has Mllama (docs.vllm.ai/en/v0.10.2/models/supported_models.html).
+const VLLM: [&str; 12] = [
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "Gemma3ForConditionalGeneration",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "MixtralForCausalLM",
+    "MllamaForConditionalGeneration",
+    "Phi3ForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen2_5_VLForConditionalGeneration",
+    "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
+];
+
+/// Architectures that `transformers serve` chats with.
+const TRANSFORMERS: [&str; 9] = [
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "MixtralForCausalLM",
+    "MllamaForConditionalGeneration",
+    "Phi3ForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+];
+
+/// Whether an engine runs what the hub has. What is not known is tried.
+#[must_use]
+pub fn runs(engine: Engine, format: ModelFormat, resolved: &Resolved) -> bool {
+    match engine {
+        // Our runtime speaks for itself.
+        Engine::Chandler => resolved.supported != Some(false),
+        other => listed(other, format, resolved.architecture.as_deref()),
+    }
+}
+
+fn listed(engine: Engine, format: ModelFormat, architecture: Option<&str>) -> bool {
+    let (formats, architectures): (&[ModelFormat], &[&str]) = match engine {
+        Engine::Chandler => (&[], &[]),
+        Engine::Vllm => (
+            &[
+                ModelFormat::Pytorch,
+                ModelFormat::Gptq,
+                ModelFormat::Awq,
+                ModelFormat::Fp8,
+                ModelFormat::Bnb,
+            ],
+            &VLLM,
+        ),
+        Engine::Transformers => (&[ModelFormat::Pytorch], &TRANSFORMERS),
+    };
+    formats.contains(&format)
+        && architecture.is_none_or(|architecture| architectures.contains(&architecture))
+}
+
+/// Which other engine would run it, for a message.
+#[must_use]
+pub fn alternatives(engine: Engine, format: ModelFormat, architecture: Option<&str>) -> String {
+    let others: Vec<&str> = ALL
+        .into_iter()
+        .filter(|other| *other != engine && listed(*other, format, architecture))
+        .map(Engine::as_str)
+        .collect();
+    if others.is_empty() {
+        String::new()
+    } else {
+        format!(", or set spec.runtime.engine to {}", others.join(" or "))
+    }
+}
+
+/// The serving container of the engine that the spec names, and the volumes that it brings.
+#[must_use]
+pub fn build_container(
+    object: &ModelDeployment,
+    validated: &Validated,
+    weights: &Weights,
+    defaults: &PodDefaults,
+) -> (Container, Vec<Volume>, Vec<VolumeMount>) {
+    let engine = object
+        .spec
+        .runtime
+        .as_ref()
+        .map(|runtime| runtime.engine)
+        .unwrap_or_default();
+    match engine {
+        Engine::Chandler => runtime::build_container(object, validated, weights, defaults),
+        Engine::Vllm => vllm::build_container(object, validated, weights, defaults),
+        Engine::Transformers => transformers::build_container(object, validated, weights, defaults),
+    }
+}
+
+/// Whether the pods of a template answer `/status` on the management port.
+#[must_use]
+pub fn tells_status(template: &PodTemplateSpec) -> bool {
+    template.spec.as_ref().is_some_and(|spec| {
+        spec.containers.iter().any(|container| {
+            container
+                .ports
+                .iter()
+                .flatten()
+                .any(|port| port.name.as_deref() == Some(super::container::MANAGEMENT_PORT_NAME))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(architecture: &str, supported: bool) -> Resolved {
+        Resolved {
+            id: "a/b".to_owned(),
+            commit: String::new(),
+            files: 1,
+            bytes: 1,
+            architecture: Some(architecture.to_owned()),
+            supported: Some(supported),
+            dimensions: None,
+        }
+    }
+
+    #[test]
+    fn each_engine_has_its_own_table() {
+        let mllama = resolved("MllamaForConditionalGeneration", false);
+        assert!(!runs(Engine::Chandler, ModelFormat::Pytorch, &mllama));
+        assert!(runs(Engine::Vllm, ModelFormat::Pytorch, &mllama));
+        assert!(!runs(Engine::Vllm, ModelFormat::Mlx, &mllama));
+        assert!(!runs(Engine::Transformers, ModelFormat::Awq, &mllama));
+        let unknown = resolved("Unheard", true);
+        assert!(runs(Engine::Chandler, ModelFormat::Ggufv2, &unknown));
+        assert!(!runs(Engine::Vllm, ModelFormat::Pytorch, &unknown));
+        assert_eq!(
+            alternatives(
+                Engine::Chandler,
+                ModelFormat::Pytorch,
+                Some("LlamaForCausalLM")
+            ),
+            ", or set spec.runtime.engine to VLLM or Transformers"
+        );
+    }
+}

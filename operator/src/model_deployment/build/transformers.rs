@@ -1,0 +1,58 @@
+//! The container of Hugging Face Transformers: `transformers serve` with what the spec says. Pure.
+//!
+//! It takes no limits and no API key, and knows the model by its path.
+
+use k8s_openapi::api::core::v1::{Container, Probe, Volume, VolumeMount};
+
+use super::container::{self, HTTP_PORT, HTTP_PORT_NAME, model_path, port, probe};
+use super::vllm::at_home;
+use crate::api::ModelDeployment;
+use crate::config::PodDefaults;
+use crate::model_deployment::plan;
+use crate::model_deployment::progress::Weights;
+use crate::model_deployment::validate::Validated;
+
+/// Builds the serving container.
+#[must_use]
+pub fn build_container(
+    object: &ModelDeployment,
+    validated: &Validated,
+    weights: &Weights,
+    defaults: &PodDefaults,
+) -> (Container, Vec<Volume>, Vec<VolumeMount>) {
+    let memory = plan::memory_of_python(validated, weights);
+    let image = &defaults.transformers_image;
+    let mut built = container::build(object, validated, &memory, image, defaults);
+    built.env.get_or_insert_default().extend(at_home());
+    let device = if validated.accelerator.kind == "cpu" {
+        "cpu"
+    } else {
+        "cuda"
+    };
+    let built = Container {
+        command: Some(vec!["transformers".to_owned(), "serve".to_owned()]),
+        args: Some(vec![
+            format!("--force-model={}", model_path(&weights.path)),
+            "--host=0.0.0.0".to_owned(),
+            format!("--port={HTTP_PORT}"),
+            format!("--device={device}"),
+        ]),
+        ports: Some(vec![port(HTTP_PORT_NAME, HTTP_PORT)]),
+        startup_probe: Some(Probe {
+            failure_threshold: Some(1_440),
+            ..probe(HTTP_PORT_NAME, "/health", 5)
+        }),
+        liveness_probe: Some(Probe {
+            failure_threshold: Some(3),
+            timeout_seconds: Some(5),
+            ..probe(HTTP_PORT_NAME, "/health", 10)
+        }),
+        readiness_probe: Some(Probe {
+            failure_threshold: Some(3),
+            timeout_seconds: Some(2),
+            ..probe(HTTP_PORT_NAME, "/health", 1)
+        }),
+        ..built
+    };
+    (built, Vec::new(), Vec::new())
+}
