@@ -69,13 +69,13 @@ deny: ## Licences, bans and sources of all dependencies
 unit: own-target ## Unit, golden and in-process tests; no cluster needed
 	CHANDLER_DEMO_MODEL=$$(hack/demo-model) cargo test --locked
 
-go-test: ## Unit tests of the Go programs: cluster, image packing, schemas
-	for folder in e2e/cluster hack/image hack/schemas; do (cd $$folder && go vet ./... && CGO_ENABLED=0 go test -v ./...); done
+go-test: ## Unit tests of the Go programs: cluster, image packing, schemas, what GitOps tools take
+	for folder in e2e/cluster hack/image hack/schemas gitops; do (cd $$folder && go vet ./... && CGO_ENABLED=0 go test -v ./...); done
 
 chart-test: ## helm lint, rendered snapshots, kubeconform, schema refusals
 	hack/chart-test
 
-generate: ## Rewrites what is generated: CRDs, their copies in the chart, the field reference
+generate: ## Rewrites what is generated: CRDs, their copies in the chart, the field reference, the files for GitOps tools
 	hack/generate
 
 verify: generate check ## Generated files are fresh and the tree is clean
@@ -84,10 +84,13 @@ verify: generate check ## Generated files are fresh and the tree is clean
 quickstart-test: ## The quickstart on the cluster NAME, on one "of yours", and where it must stop
 	e2e/quickstart_test/run
 
+install-test: ## `kubectl apply -f` of the one file on the cluster NAME, which must be without Chandler
+	e2e/install_test/run
+
 cluster-test: ## Clusters come and go, killed at many moments, and leave nothing (takes its own names)
 	e2e/cluster/lifecycle_test/run
 
 e2e: ## The stories, on the cluster NAME (STORY=part_of_a_name for one)
 	hack/e2e $(STORY)
 
-.PHONY: own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify quickstart-test cluster-test e2e
+.PHONY: own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify quickstart-test install-test cluster-test e2e
