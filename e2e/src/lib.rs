@@ -25,6 +25,10 @@ pub mod operator;
 #[cfg(feature = "harness")]
 pub mod python;
 #[cfg(feature = "harness")]
+pub mod record;
+#[cfg(feature = "harness")]
+pub mod steadiness;
+#[cfg(feature = "harness")]
 pub mod story;
 #[cfg(feature = "harness")]
 pub mod tools;

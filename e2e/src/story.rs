@@ -13,6 +13,7 @@ use crate::chat::Endpoint;
 use crate::cluster::{Cluster, Kind, MODEL_DEPLOYMENT, NAMESPACE};
 use crate::hub_pod::HubPod;
 use crate::images::Images;
+use crate::record::Record;
 use crate::{model, namespace, operator};
 
 /// What one run shares.
@@ -40,6 +41,8 @@ pub struct Story {
     pub world: &'static World,
     /// The story's namespace; restricted Pod Security is enforced on it.
     pub namespace: String,
+    /// What tools of GitOps are told about it.
+    record: Record,
 }
 
 static RUNTIME: LazyLock<Runtime> =
@@ -65,11 +68,7 @@ pub fn story(name: &str, company: Company, body: impl AsyncFnOnce(&Story) -> Res
             Company::Welcome => _shared = TURNS.read().await,
             Company::Alone => _alone = TURNS.write().await,
         }
-        let story = Story {
-            world,
-            namespace: format!("chandler-e2e-{name}"),
-        };
-        if let Err(error) = story.run(name, body).await {
+        if let Err(error) = Story::run(world, name, body).await {
             panic!("{error:#}");
         }
     });
@@ -105,21 +104,50 @@ async fn make_world() -> Result<World, String> {
 }
 
 impl Story {
-    async fn run(&self, name: &str, body: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<()> {
-        let cluster = &self.world.cluster;
-        namespace::gone(cluster, &self.namespace).await?;
-        namespace::make(cluster, &self.namespace, name).await?;
-        let result = AssertUnwindSafe(body(self))
+    async fn run(
+        world: &'static World,
+        name: &str,
+        body: impl AsyncFnOnce(&Self) -> Result<()>,
+    ) -> Result<()> {
+        let cluster = &world.cluster;
+        let namespace = format!("chandler-e2e-{name}");
+        namespace::gone(cluster, &namespace).await?;
+        namespace::make(cluster, &namespace, name).await?;
+        let story = Self {
+            world,
+            record: Record::start(cluster, &namespace),
+            namespace,
+        };
+        let told = AssertUnwindSafe(body(&story))
             .catch_unwind()
             .await
             .unwrap_or_else(|panic| Err(anyhow!("{}", words(&*panic))));
+        let Self {
+            namespace, record, ..
+        } = story;
+        let recorded = record.check().await;
+        let result = match (told, recorded) {
+            // What the story itself found is the reason; what was recorded may explain it.
+            (Err(error), Err(also)) => {
+                eprintln!("{also:#}");
+                Err(error)
+            }
+            (told, recorded) => told.and(recorded),
+        };
         if result.is_err() {
-            namespace::dump(cluster, &self.namespace).await;
+            namespace::dump(cluster, &namespace).await;
         }
         if !namespace::is_kept() {
-            cluster.delete(NAMESPACE, "", &self.namespace).await?;
+            cluster.delete(NAMESPACE, "", &namespace).await?;
         }
         result
+    }
+
+    /// Declares that something that is Ready is about to be broken, so that it may stop being Ready once, or fail again once.
+    ///
+    /// Without it, whatever became Ready must stay so until its spec changes.
+    pub fn disturbs(&self) {
+        self.record.disturbance();
     }
 
     /// The story's own repository on the hub: faults on it touch no other story.

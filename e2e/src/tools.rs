@@ -55,12 +55,20 @@ pub async fn run_with_input<A: AsRef<OsStr>>(
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("cannot start {}", path.display()))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).await?;
-    }
-    let output = timeout(PATIENCE, child.wait_with_output())
-        .await
-        .with_context(|| format!("{name} did not end within {PATIENCE:?}"))??;
+    let stdin = child.stdin.take();
+    // A program may answer before it has read everything, so it is fed while its answer is read.
+    let feed = async move {
+        match stdin {
+            Some(mut stdin) => stdin.write_all(input.as_bytes()).await,
+            None => Ok(()),
+        }
+    };
+    let (fed, output) = timeout(PATIENCE, async {
+        tokio::join!(feed, child.wait_with_output())
+    })
+    .await
+    .with_context(|| format!("{name} did not end within {PATIENCE:?}"))?;
+    let output = output?;
     if !output.status.success() {
         let shown: Vec<_> = arguments
             .iter()
@@ -74,6 +82,7 @@ pub async fn run_with_input<A: AsRef<OsStr>>(
             String::from_utf8_lossy(&output.stdout).trim(),
         );
     }
+    fed.with_context(|| format!("{name} did not read what it was given"))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

@@ -103,6 +103,8 @@ fn a_namespace_with_a_live_deployment_is_gone_within_a_minute() {
     story("namespace", Company::Welcome, async |story| {
         story.deploy().await?;
         story.ready().await?;
+        // What runs may go before the object that asks for it.
+        story.disturbs();
         // The wait inside has a deadline of one minute.
         namespace::gone(&story.world.cluster, &story.namespace).await
     });

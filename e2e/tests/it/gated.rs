@@ -76,6 +76,8 @@ fn a_missing_secret_and_a_licence_not_accepted_are_told_apart_and_heal() {
         // What is missing is named: the Secret that the object refers to.
         ensure!(message.contains("huggingface"), "{message}");
 
+        // It goes on with the Secret that is there now, and fails for another reason.
+        story.disturbs();
         story.apply(SECRET, secret("hf_guest")).await?;
         let message = story
             .reason(

@@ -34,7 +34,8 @@ fn everything_is_pulled_from_a_registry_that_needs_a_login() {
         if result.is_err() {
             chandler_e2e::namespace::dump(&story.world.cluster, &story.namespace).await;
         }
-        // The other stories need the usual operator, however this one ended.
+        // The other stories need the usual operator, however this one ended. It brings another runtime image to the model here.
+        story.disturbs();
         operator::install(&story.world.cluster, &story.world.images).await?;
         result
     });

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use chandler_e2e::chat::Endpoint;
 use chandler_e2e::cluster::NAMESPACE;
+use chandler_e2e::record::Record;
 use chandler_e2e::story::Story;
 use chandler_e2e::{model, namespace};
 use serde_json::Value;
@@ -35,11 +36,14 @@ async fn make(story: &Story) -> Result<Value> {
         namespace::gone(cluster, SHARED).await?;
     }
     namespace::make(cluster, SHARED, "served").await?;
+    let record = Record::start(cluster, SHARED);
     let arguments = ["apply", "-n", SHARED, "-f", "examples/smollm2.yaml"];
     chandler_e2e::tools::run("kubectl", &arguments).await?;
     let ready = model::ready(cluster, SHARED, "smollm2").await;
     if ready.is_err() {
         namespace::dump(cluster, SHARED).await;
     }
-    ready
+    let ready = ready?;
+    record.check().await?;
+    Ok(ready)
 }

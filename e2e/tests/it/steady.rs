@@ -79,8 +79,11 @@ fn children_that_somebody_deletes_or_changes_are_mended() {
         let cluster = &story.world.cluster;
         story.deploy().await?;
         story.ready().await?;
-        for kind in [SERVICE, DEPLOYMENT] {
+        for (kind, has_the_pods) in [(SERVICE, false), (DEPLOYMENT, true)] {
             let old = get(story, kind).await?.context("the child is not there")?;
+            if has_the_pods {
+                story.disturbs();
+            }
             cluster.delete(kind, &story.namespace, NAME).await?;
             until(MENDED_WITHIN, "the child to be made again", async || {
                 let now = get(story, kind).await?.unwrap_or_default();
@@ -125,7 +128,7 @@ fn kubectl_scale_suspends_and_resumes_as_any_user_and_keeps_the_weights() {
         // Some user without a name, as OpenShift chooses them; the images name another one.
         object["spec"]["pod"] =
             json!({ "securityContext": { "runAsUser": 1_000_680_000, "fsGroup": 1_000_680_000 } });
-        story.apply(MODEL_DEPLOYMENT, object).await?;
+        story.apply(MODEL_DEPLOYMENT, object.clone()).await?;
         story.ready().await?;
         let scale = async |replicas: &str| {
             let object = format!("modeldeployments.chandler.dev/{NAME}");
@@ -156,6 +159,9 @@ fn kubectl_scale_suspends_and_resumes_as_any_user_and_keeps_the_weights() {
             ensure!(*user == 1_000_680_000, "the pod runs as {user}");
         }
         ensure!(ready["status"]["readyReplicas"] == 2, "{}", ready["status"]);
+        // An autoscaler writes where `kubectl scale` does; who applies a spec without a number leaves theirs alone.
+        let again = story.apply(MODEL_DEPLOYMENT, object).await?;
+        ensure!(again["spec"]["replicas"] == 2, "{}", again["spec"]);
         let log = story.world.hub.requests(&story.repository()).await?;
         let loads = log.iter().filter(|entry| entry.is_download()).count();
         ensure!(loads == 1, "the weights were fetched {loads} times");

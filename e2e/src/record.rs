@@ -1,0 +1,170 @@
+//! Every state that the ModelDeployments and ModelCaches of a namespace go through, from a watch that runs beside the story.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use futures::{StreamExt, pin_mut};
+use kube::api::{Api, DynamicObject};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{Config, Event, watcher};
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::cluster::{Cluster, Kind, MODEL_CACHE, MODEL_DEPLOYMENT};
+use crate::steadiness::{Entry, Judgement, State, violations};
+use crate::tools::{checkout, run_with_input};
+use crate::wait::{Seen, until};
+
+const KINDS: [Kind; 2] = [MODEL_DEPLOYMENT, MODEL_CACHE];
+
+/// A watch lags behind by milliseconds; one that broke off comes back with growing pauses.
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(30);
+
+/// A watch on a namespace, ended when it is dropped.
+pub struct Record {
+    cluster: Cluster,
+    namespace: String,
+    log: Arc<Mutex<Log>>,
+    /// Kept for its end: the watches stop with it.
+    _watches: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Log {
+    entries: Vec<Logged>,
+    /// A watch that resumes tells again what it told already.
+    seen: HashSet<String>,
+}
+
+enum Logged {
+    Object(Value),
+    Disturbance,
+}
+
+impl Record {
+    /// Starts to record.
+    #[must_use]
+    pub fn start(cluster: &Cluster, namespace: &str) -> Self {
+        let log = Arc::new(Mutex::new(Log::default()));
+        let mut watches = JoinSet::new();
+        for kind in KINDS {
+            watches.spawn(watch(cluster.api(kind, namespace), Arc::clone(&log)));
+        }
+        Self {
+            cluster: cluster.clone(),
+            namespace: namespace.to_owned(),
+            log,
+            _watches: watches,
+        }
+    }
+
+    /// Notes that from now on something that was ready may stop being so once.
+    pub fn disturbance(&self) {
+        lock(&self.log).entries.push(Logged::Disturbance);
+    }
+
+    /// Checks that tools of GitOps were told the truth all the way, and never two things in turn.
+    ///
+    /// # Errors
+    /// When they were not; the error holds each violation with the states of its object.
+    pub async fn check(self) -> Result<()> {
+        self.catch_up().await?;
+        let log = std::mem::take(&mut lock(&self.log).entries);
+        let found = violations(&judged(&log).await?);
+        ensure!(
+            found.is_empty(),
+            "what tools of GitOps saw in {} was not steady or not true:\n{}",
+            self.namespace,
+            found.join("\n")
+        );
+        Ok(())
+    }
+
+    /// Waits until everything that is there now has been recorded.
+    async fn catch_up(&self) -> Result<()> {
+        let mut latest = Vec::new();
+        for kind in KINDS {
+            latest.extend(self.cluster.list(kind, &self.namespace, "").await?);
+        }
+        until(
+            CAUGHT_UP_WITHIN,
+            "the last states to be recorded",
+            async || {
+                let log = lock(&self.log);
+                let missing = latest
+                    .iter()
+                    .find(|object| !log.seen.contains(&version(object)));
+                Ok(Seen::when(missing.is_none(), || {
+                    missing.map_or_else(String::new, |object| object["metadata"].to_string())
+                }))
+            },
+        )
+        .await
+    }
+}
+
+impl Log {
+    fn add(&mut self, object: Value) {
+        if self.seen.insert(version(&object)) {
+            self.entries.push(Logged::Object(object));
+        }
+    }
+}
+
+async fn watch(api: Api<DynamicObject>, log: Arc<Mutex<Log>>) {
+    let events = watcher(api, Config::default()).default_backoff();
+    pin_mut!(events);
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Apply(object) | Event::InitApply(object)) => {
+                if let Ok(object) = serde_json::to_value(object) {
+                    lock(&log).add(object);
+                }
+            }
+            Ok(Event::Delete(_) | Event::Init | Event::InitDone) => {}
+            // The watch comes back by itself, and lists again first.
+            Err(error) => eprintln!("a watch of the record broke off: {error}"),
+        }
+    }
+}
+
+fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One state of one object.
+fn version(object: &Value) -> String {
+    let metadata = &object["metadata"];
+    format!("{}/{}", metadata["uid"], metadata["resourceVersion"])
+}
+
+/// Lets the program `kstatus` say how each state is read.
+async fn judged(log: &[Logged]) -> Result<Vec<Entry>> {
+    let mut lines = String::new();
+    for entry in log {
+        if let Logged::Object(object) = entry {
+            lines.push_str(&object.to_string());
+            lines.push('\n');
+        }
+    }
+    let program = checkout().join("build/bin/kstatus");
+    ensure!(
+        program.is_file(),
+        "{} is not there; run the stories by `make e2e`",
+        program.display()
+    );
+    let answer = run_with_input::<&str>(&program.to_string_lossy(), &[], &lines).await?;
+    let mut judgements = answer.lines();
+    log.iter()
+        .map(|entry| match entry {
+            Logged::Disturbance => Ok(Entry::Disturbance),
+            Logged::Object(object) => {
+                let judgement: Judgement =
+                    serde_json::from_str(judgements.next().unwrap_or_default())?;
+                Ok(Entry::State(State::new(object, judgement)))
+            }
+        })
+        .collect()
+}
