@@ -69,10 +69,10 @@ deny: ## Licences, bans and sources of all dependencies
 unit: own-target ## Unit, golden and in-process tests; no cluster needed
 	CHANDLER_DEMO_MODEL=$$(hack/demo-model) cargo test --locked
 
-go-test: ## Unit tests of the Go programs: cluster, image packing, schemas, what GitOps tools take
-	for folder in e2e/cluster hack/image hack/schemas gitops; do (cd $$folder && go vet ./... && CGO_ENABLED=0 go test -v ./...); done
+go-test: ## Unit tests of the Go programs: cluster, image packing, schemas, rights, chart, what GitOps tools take
+	for folder in e2e/cluster hack/image hack/schemas hack/rights hack/chart-check gitops; do (cd $$folder && go vet ./... && CGO_ENABLED=0 go test -v ./...); done
 
-chart-test: ## helm lint, rendered snapshots, kubeconform, schema refusals
+chart-test: ## helm lint, rendered snapshots, kubeconform, schema refusals, metrics, selectors
 	hack/chart-test
 
 generate: ## Rewrites what is generated: CRDs, their copies in the chart, the field reference, the files for GitOps tools
@@ -93,4 +93,7 @@ cluster-test: ## Clusters come and go, killed at many moments, and leave nothing
 e2e: ## The stories, on the cluster NAME (STORY=part_of_a_name for one)
 	hack/e2e $(STORY)
 
-.PHONY: own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify quickstart-test install-test cluster-test e2e
+rights: ## After the stories on a cluster with --audit: rights of the operator that nothing used, requests that were forbidden
+	hack/unused-rights
+
+.PHONY: own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify quickstart-test install-test cluster-test e2e rights

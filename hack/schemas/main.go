@@ -1,5 +1,5 @@
 // Program schemas writes JSON schemas for kubeconform from files that are at hand: the OpenAPI document
-// in the k8s.io/kubernetes module and our custom resource definitions. It needs no cluster and no network.
+// in the k8s.io/kubernetes module and folders of custom resource definitions. It needs no cluster and no network.
 //
 // Schemas are strict: a field that the API server would prune or refuse is an error.
 package main
@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-const usage = "usage: schemas SWAGGER.json FOLDER-OF-CRDS OUT-FOLDER"
+const usage = "usage: schemas SWAGGER.json FOLDER-OF-CRDS... OUT-FOLDER"
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -25,10 +25,10 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) != 3 {
+	if len(args) < 3 {
 		return errors.New(usage)
 	}
-	swagger, crds, out := args[0], args[1], args[2]
+	swagger, folders, out := args[0], args[1:len(args)-1], args[len(args)-1]
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
@@ -36,11 +36,15 @@ func run(args []string) error {
 	if err != nil {
 		return fmt.Errorf("failed to convert %q: %w", swagger, err)
 	}
-	custom, err := convertDefinitions(crds, out)
-	if err != nil {
-		return fmt.Errorf("failed to convert the definitions in %q: %w", crds, err)
+	custom := 0
+	for _, folder := range folders {
+		count, err := convertDefinitions(folder, out)
+		if err != nil {
+			return fmt.Errorf("failed to convert the definitions in %q: %w", folder, err)
+		}
+		custom += count
 	}
-	fmt.Printf("schemas: %d built-in kinds, %d of ours\n", builtin, custom)
+	fmt.Printf("schemas: %d built-in kinds, %d of definitions\n", builtin, custom)
 	return nil
 }
 

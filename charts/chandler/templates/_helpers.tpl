@@ -42,3 +42,46 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "chandler.runtimeImage" -}}
 {{- include "chandler.image" (dict "image" .Values.runtime.image "registry" .Values.image.registry "version" .Chart.AppVersion) -}}
 {{- end -}}
+
+{{/* What the operator may do in a namespace that it serves, and why. */}}
+{{- define "chandler.namespacedRules" }}
+  # Users' deployments: read, and written to in their status alone.
+  - apiGroups: [chandler.dev]
+    resources: [modeldeployments]
+    verbs: [list, watch]
+  - apiGroups: [chandler.dev]
+    resources: [modelcaches]
+    verbs: [list, watch, create, patch, delete]
+  - apiGroups: [chandler.dev]
+    resources: [modeldeployments/status, modelcaches/status]
+    verbs: [patch]
+  # Some platforms let only those set an owner reference who could also write the owner's finalizers.
+  - apiGroups: [chandler.dev]
+    resources: [modeldeployments/finalizers, modelcaches/finalizers]
+    verbs: [update]
+  # The children of a ModelDeployment and a ModelCache.
+  - apiGroups: [apps]
+    resources: [deployments]
+    verbs: [get, list, watch, create, patch]
+  # One for each pod template, so that an older one can be served again.
+  - apiGroups: [apps]
+    resources: [controllerrevisions]
+    verbs: [get, list, watch, create, patch, delete]
+  - apiGroups: [batch]
+    resources: [jobs]
+    verbs: [list, watch, create, patch, delete]
+  - apiGroups: [""]
+    resources: [services, persistentvolumeclaims]
+    verbs: [get, list, watch, create, patch]
+  # A model with several replicas keeps one while nodes are drained.
+  - apiGroups: [policy]
+    resources: [poddisruptionbudgets]
+    verbs: [get, list, watch, create, patch, delete]
+  # Why a pod does not start stands in its status.
+  - apiGroups: [""]
+    resources: [pods]
+    verbs: [list, watch]
+  - apiGroups: [events.k8s.io]
+    resources: [events]
+    verbs: [create, patch]
+{{- end }}
