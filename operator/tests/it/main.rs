@@ -1,7 +1,8 @@
-//! Tests of the operator that need no cluster: golden cases, generated files, built-in cards, the admission table's form.
+//! Tests of the operator that need no cluster: golden cases, generated files, built-in cards, the admission table's form, the reasons' page.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod admission;
 mod cases;
 mod generated;
+mod troubleshooting;
