@@ -42,6 +42,7 @@ pub async fn install_with(cluster: &Cluster, values: &[String]) -> Result<()> {
         "--wait".to_owned(),
         format!("--timeout={INSTALL_SECONDS}"),
     ];
+    arguments.push("--values=e2e/chart-values.yaml".to_owned());
     for value in values {
         arguments.push("--set-string".to_owned());
         arguments.push(value.clone());

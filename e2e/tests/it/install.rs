@@ -48,11 +48,15 @@ fn the_operator_may_read_no_secret_and_no_log() {
         );
         let may = async |verb: &str, resource: &str| -> Result<bool> {
             let user = format!("--as={user}");
+            // Behind a slash kubectl would read an object's name.
+            let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+            let subresource = format!("--subresource={subresource}");
             let arguments = [
                 "auth",
                 "can-i",
                 verb,
                 resource,
+                &subresource,
                 &user,
                 "-n",
                 &story.namespace,

@@ -23,5 +23,6 @@ mod recovery;
 mod registry;
 mod served;
 mod steady;
+mod tenants;
 mod upgrade;
 mod weights;
