@@ -66,7 +66,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   # One for each pod template, so that an older one can be served again.
   - apiGroups: [apps]
     resources: [controllerrevisions]
-    verbs: [get, list, watch, create, patch, delete]
+    verbs: [list, watch, create, patch, delete]
   - apiGroups: [batch]
     resources: [jobs]
     verbs: [list, watch, create, patch, delete]
@@ -76,7 +76,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   # A model with several replicas keeps one while nodes are drained.
   - apiGroups: [policy]
     resources: [poddisruptionbudgets]
-    verbs: [get, list, watch, create, patch, delete]
+    verbs: [get, list, watch, create, patch]
   # Why a pod does not start stands in its status.
   - apiGroups: [""]
     resources: [pods]
