@@ -46,6 +46,31 @@ pub struct Resolved {
     /// Whether `serve` runs it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supported: Option<bool>,
+    /// How large its parts are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<Dimensions>,
+}
+
+/// How large a model's parts are: what a plan of its memory needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dimensions {
+    /// Layers in which text attends to text.
+    pub layers: u64,
+    /// Layers in which text attends to pictures; 0 for models that read text only.
+    pub cross_attention_layers: u64,
+    /// Heads of keys and values in each layer.
+    pub key_value_heads: u64,
+    /// Numbers in one head.
+    pub head_size: u64,
+    /// Numbers in the state between layers.
+    pub hidden_size: u64,
+    /// Tokens known.
+    pub vocabulary_size: u64,
+    /// Tokens that the model was made for.
+    pub context_length: u64,
+    /// Keys of one picture in cross attention; 0 where there is none.
+    pub image_tokens: u64,
 }
 
 /// What a completed folder of weights holds.
@@ -155,15 +180,9 @@ impl Answer {
             message: "…".to_owned(),
             ..failure.clone()
         };
-        let mut room = ANSWER_LIMIT.saturating_sub(json(&Self::Failed(shorter.clone())).len());
-        let kept = failure.message.chars().take_while(|character| {
-            // Escaped characters take more room in the line than in the message.
-            let width = json_width(*character);
-            let fits = width <= room;
-            room = room.saturating_sub(width);
-            fits
-        });
-        shorter.message = kept.chain(['…']).collect();
+        // The mark that ends the shortened message is in the line already.
+        let room = ANSWER_LIMIT + '…'.len_utf8() - json(&Self::Failed(shorter.clone())).len();
+        shorter.message = shortened(&failure.message, room);
         json(&Self::Failed(shorter))
     }
 
@@ -213,6 +232,22 @@ fn write_result(path: &Path, line: &str, create: bool) -> io::Result<()> {
         .create(create)
         .open(path)?
         .write_all(line.as_bytes())
+}
+
+/// A text of at most so many bytes inside a JSON string: cut between characters, and then ended by `…`.
+pub(crate) fn shortened(text: &str, bytes: usize) -> String {
+    if text.chars().map(json_width).sum::<usize>() <= bytes {
+        return text.to_owned();
+    }
+    let mut room = bytes.saturating_sub('…'.len_utf8());
+    let kept = text.chars().take_while(|character| {
+        // Escaped characters take more room in the line than in the message.
+        let width = json_width(*character);
+        let fits = width <= room;
+        room = room.saturating_sub(width);
+        fits
+    });
+    kept.chain(['…']).collect()
 }
 
 /// Bytes that a character takes inside a JSON string.
@@ -266,11 +301,51 @@ mod tests {
             bytes: 2,
             architecture: None,
             supported: None,
+            dimensions: None,
         });
         assert_eq!(
             answer.line(),
             r#"{"outcome":"Resolved","id":"a/b","commit":"c","files":1,"bytes":2}"#
         );
+    }
+
+    #[test]
+    fn dimensions_have_the_contract_s_names_and_the_largest_answer_fits() {
+        let dimensions = Dimensions {
+            layers: u64::MAX,
+            cross_attention_layers: u64::MAX,
+            key_value_heads: u64::MAX,
+            head_size: u64::MAX,
+            hidden_size: u64::MAX,
+            vocabulary_size: u64::MAX,
+            context_length: u64::MAX,
+            image_tokens: u64::MAX,
+        };
+        let line = Answer::Resolved(Resolved {
+            id: "a".repeat(200),
+            commit: "c".repeat(40),
+            files: usize::MAX,
+            bytes: u64::MAX,
+            architecture: Some("x".repeat(128)),
+            supported: Some(false),
+            dimensions: Some(dimensions),
+        })
+        .line();
+        assert!(line.len() < ANSWER_LIMIT, "{}", line.len());
+        let back: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let names: Vec<&String> = back["dimensions"].as_object().unwrap().keys().collect();
+        let mut expected = [
+            "layers",
+            "crossAttentionLayers",
+            "keyValueHeads",
+            "headSize",
+            "hiddenSize",
+            "vocabularySize",
+            "contextLength",
+            "imageTokens",
+        ];
+        expected.sort_unstable();
+        assert_eq!(names, expected);
     }
 
     #[test]

@@ -2,13 +2,16 @@
 //!
 //! [`source`] turns what was typed into what is meant; [`client`] speaks HTTP with limits, redirects and a token that never leaves the hub's own host;
 //! [`huggingface`] knows the URLs and answers of one kind of hub; [`listing`] is what every kind gives, checked; [`choice`] picks the files that a format needs;
+//! [`description`] reads what the model's own files say about it: [`dimensions`] from `config.json` or a GGUF file's first keys ([`gguf_header`]);
 //! [`retry`] says how long to go on when a hub is in trouble; [`error`] says what went wrong in words for a person.
 //! What never happens here: nothing is written to a disk.
 
-pub mod architecture;
 pub mod choice;
 pub mod client;
+pub mod description;
+mod dimensions;
 pub mod error;
+mod gguf_header;
 pub mod huggingface;
 pub mod listing;
 pub mod retry;

@@ -1,6 +1,6 @@
 //! `chandler-runtime resolve`: what a model is on its hub, before anything is fetched.
 //!
-//! list the repository → choose files → fill in sizes that the listing left out → read the architecture → answer.
+//! list the repository → choose files → fill in sizes that the listing left out → read what the model says about itself → answer.
 //! Nothing is written but the answer.
 
 use std::process::ExitCode;
@@ -9,14 +9,13 @@ use clap::Args;
 use futures::{TryStreamExt, stream};
 
 use crate::answer::{Answer, Failure, Resolved};
-use crate::hub::architecture::architecture;
 use crate::hub::client::ClientError;
+use crate::hub::description::{Description, describe};
 use crate::hub::{
     Choice, ChoiceError, HubError, HuggingFace, PARALLEL_FILES, RemoteFile, Snapshot, Source,
     SourceArgs, SourceError,
 };
 use crate::job;
-use crate::support::supports;
 
 /// What `resolve` is asked.
 #[derive(Debug, Args)]
@@ -63,9 +62,11 @@ pub async fn resolve(source: &Source) -> Result<Resolved, ResolveError> {
     let hub = source.connect()?;
     let (snapshot, mut chosen) = choose(&hub, source, &source.revision).await?;
     complete(&hub, &snapshot, &mut chosen, |file| file.size.is_none()).await?;
-    let format = source.choice.format();
-    let architecture = architecture(&hub, &snapshot, format, &chosen).await?;
-    let supported = supports(format, architecture.as_deref());
+    let Description {
+        architecture,
+        dimensions,
+        supported,
+    } = describe(&hub, &snapshot, source.choice.format(), &chosen).await?;
     Ok(Resolved {
         id: snapshot.id.to_string(),
         commit: snapshot.commit.to_string(),
@@ -73,6 +74,7 @@ pub async fn resolve(source: &Source) -> Result<Resolved, ResolveError> {
         bytes: chosen.iter().filter_map(|file| file.size).sum(),
         architecture,
         supported,
+        dimensions,
     })
 }
 

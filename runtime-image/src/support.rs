@@ -1,6 +1,8 @@
 //! What `serve` can run, in one place: `resolve` tells it before a volume or a GPU is asked for.
 
 use crate::hub::Format;
+use crate::tokenizer::reads_gguf;
+use crate::weights::gguf::GGUF_SCALINGS;
 
 /// Whether `serve` runs weights of this format and architecture; `None` where the architecture would decide and is not known.
 pub fn supports(format: Format, architecture: Option<&str>) -> Option<bool> {
@@ -19,6 +21,16 @@ pub fn supports(format: Format, architecture: Option<&str>) -> Option<bool> {
         Some(architecture) => Some(architectures.contains(&architecture)),
         None => None,
     }
+}
+
+/// Whether `serve` reads the tokenizer of a GGUF file with these words in its keys; what is not known counts as readable.
+pub fn reads_gguf_tokenizer(model: Option<&str>, cut: Option<&str>) -> bool {
+    model.is_none_or(|model| reads_gguf(model, cut))
+}
+
+/// Whether `serve` knows the rotary scaling that a GGUF file names; none is none.
+pub fn rotates_gguf(scaling: Option<&str>) -> bool {
+    scaling.is_none_or(|scaling| GGUF_SCALINGS.contains(&scaling))
 }
 
 #[cfg(test)]

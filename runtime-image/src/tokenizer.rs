@@ -20,6 +20,8 @@ use crate::weights::gguf::GgufFile;
 mod gguf;
 mod hub_files;
 
+pub(crate) use gguf::reads as reads_gguf;
+
 /// Largest text that is encoded; longer prompts exceed every context anyway (a token has at most some hundred bytes).
 const LARGEST_TEXT: usize = 64 << 20;
 
@@ -276,6 +278,30 @@ impl Tokenizer {
     #[must_use]
     pub fn stops(&self) -> &[u32] {
         &self.stops
+    }
+
+    /// Lets further tokens end an answer: those with these numbers, and control tokens that have one of these texts as their
+    /// name, since a control token never becomes text that a stop text could be found in.
+    pub fn add_stops(&mut self, tokens: &[u32], texts: &[String]) {
+        let named = self
+            .names
+            .iter()
+            .filter(|(_, name)| texts.contains(name))
+            .map(|(id, _)| *id);
+        self.stops.extend(named);
+        for token in tokens {
+            if (*token as usize) < self.bytes.len() {
+                self.stops.push(*token);
+            } else {
+                tracing::warn!(
+                    token,
+                    tokens = self.bytes.len(),
+                    "passed over --stop-token-id: this model has no such token"
+                );
+            }
+        }
+        self.stops.sort_unstable();
+        self.stops.dedup();
     }
 
     /// The text of the opening token, for templates.

@@ -26,30 +26,45 @@ const END_NAMES: [&str; 7] = [
     "<end_of_turn>",
 ];
 
+/// The one kind of tokenizer that is read: byte-level pairs.
+const MODEL: &str = "gpt2";
+
+/// Whether a file with these words in `tokenizer.ggml.model` and `tokenizer.ggml.pre` can be read.
+pub(crate) fn reads(model: &str, cut: Option<&str>) -> bool {
+    model == MODEL && cut.is_none_or(|name| cut_of(name).is_some())
+}
+
+/// The rule that `tokenizer.ggml.pre` names, and whether whole words are looked up before pairs are merged.
+fn cut_of(name: &str) -> Option<(Cut, bool)> {
+    match name {
+        "gpt-2" | "gpt2" => Some((Cut::Gpt2, false)),
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
+            Some((Cut::SingleDigits, false))
+        }
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" => Some((Cut::Llama3, true)),
+        "qwen2" | "deepseek-r1-qwen" | "megrez" => Some((Cut::Qwen2, false)),
+        _ => None,
+    }
+}
+
 pub(super) fn parts(file: &GgufFile) -> Result<Parts, LoadError> {
     let fail = |detail: String| LoadError::Description {
         path: file.path().to_owned(),
         detail,
     };
     let model = file.text("tokenizer.ggml.model")?;
-    if model != "gpt2" {
+    if model != MODEL {
         return Err(fail(format!(
-            "tokenizer.ggml.model is {model}; supported is gpt2 (byte-level pairs)"
+            "tokenizer.ggml.model is {model}; supported is {MODEL} (byte-level pairs)"
         )));
     }
     let (cut, whole_words_first) = match file.text("tokenizer.ggml.pre") {
-        Ok("gpt-2" | "gpt2") => (Cut::Gpt2, false),
-        Ok(
-            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b",
-        ) => (Cut::SingleDigits, false),
-        Ok("llama-bpe" | "llama3" | "llama-v3" | "falcon3") => (Cut::Llama3, true),
-        Ok("qwen2" | "deepseek-r1-qwen" | "megrez") => (Cut::Qwen2, false),
-        Ok(other) => {
+        Ok(name) => cut_of(name).ok_or_else(|| {
             let known = "gpt-2, smollm, starcoder, refact, llama-bpe, llama3, qwen2";
-            return Err(fail(format!(
-                "tokenizer.ggml.pre is {other}; supported are {known}"
-            )));
-        }
+            fail(format!(
+                "tokenizer.ggml.pre is {name}; supported are {known}"
+            ))
+        })?,
         Err(_) => {
             tracing::warn!("tokenizer.ggml.pre is missing; text is cut by GPT-2's rule");
             (Cut::Gpt2, false)

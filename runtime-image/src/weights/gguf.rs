@@ -12,6 +12,12 @@ use super::rope::{Scaling, frequencies};
 use super::{LlamaShape, LoadError, Weights, check_shape};
 use crate::compute::matrix::{BLOCK, Blocks, Float, Matrix};
 
+const NO_SCALING: &str = "none";
+const LINEAR: &str = "linear";
+
+/// The rotary scalings that a file may name in `rope.scaling.type`.
+pub(crate) const GGUF_SCALINGS: [&str; 2] = [NO_SCALING, LINEAR];
+
 /// An opened GGUF file whose header is whole and whose tensors all lie inside the file.
 pub struct GgufFile {
     path: PathBuf,
@@ -309,8 +315,8 @@ impl Weights for GgufFile {
         let scaling = match self.value(&key) {
             None => Scaling::None,
             Some(_) => match self.text(&key)? {
-                "none" => Scaling::None,
-                "linear" => Scaling::Linear {
+                NO_SCALING => Scaling::None,
+                LINEAR => Scaling::Linear {
                     factor: self
                         .number_of("rope.scaling.factor")?
                         .unwrap_or(1.0)
