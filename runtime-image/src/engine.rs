@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
@@ -101,6 +102,7 @@ impl Generation {
 }
 
 struct Submission {
+    arrived: Instant,
     request: GenerateRequest,
     permit: Permit,
     events: tokio::sync::mpsc::UnboundedSender<Result<Event, NotFinite>>,
@@ -177,6 +179,7 @@ impl Engine {
         let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
         self.submissions
             .send(Submission {
+                arrived: Instant::now(),
                 request,
                 permit,
                 events,

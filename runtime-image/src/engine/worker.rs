@@ -12,7 +12,7 @@ use super::sampler::{NotFinite, Sampler};
 use super::scheduler::{Decision, Limits, View, plan};
 use super::sequence::Sequence;
 use super::{EngineLimits, Event, Permit, Submission};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Tokens};
 use crate::model::{Model, Run, StepError, StepPlan};
 use crate::tokenizer::Tokenizer;
 
@@ -27,7 +27,10 @@ struct Active {
     sequence: Sequence,
     events: UnboundedSender<Result<Event, NotFinite>>,
     arrived: Instant,
-    first_token_seen: bool,
+    /// When the last token came.
+    last_token: Option<Instant>,
+    /// Whether it has been in the model.
+    admitted: bool,
     /// Freed with the generation.
     _permit: Permit,
 }
@@ -35,6 +38,7 @@ struct Active {
 impl Active {
     fn new(submission: Submission) -> Self {
         let Submission {
+            arrived,
             request,
             permit,
             events,
@@ -47,8 +51,9 @@ impl Active {
             sequence: Sequence::new(request.ending),
             tokens: request.prompt,
             events,
-            arrived: Instant::now(),
-            first_token_seen: false,
+            arrived,
+            last_token: None,
+            admitted: false,
             _permit: permit,
         }
     }
@@ -114,8 +119,7 @@ impl Worker {
         loop {
             let open = self.take_submissions();
             self.drop_cancelled();
-            self.metrics.running.set(count(self.running.len()));
-            self.metrics.waiting.set(count(self.waiting.len()));
+            self.show();
             if !open && self.running.is_empty() && self.waiting.is_empty() {
                 return Ok(());
             }
@@ -123,11 +127,20 @@ impl Worker {
         }
     }
 
+    /// Shows what runs, what waits and how full the cache is.
+    fn show(&self) {
+        self.metrics.running.set(count(self.running.len()));
+        self.metrics.waiting.set(count(self.waiting.len()));
+        let (free, total) = (self.blocks.free(), self.blocks.total().max(1));
+        self.metrics
+            .cache_usage
+            .set(1.0 - free as f64 / total as f64);
+    }
+
     /// Takes what has been submitted; waits for something while there is nothing to do. False once all handles are gone.
     fn take_submissions(&mut self) -> bool {
         if self.running.is_empty() && self.waiting.is_empty() {
-            self.metrics.running.set(0);
-            self.metrics.waiting.set(0);
+            self.show();
             match self.submissions.recv() {
                 Ok(submission) => self.waiting.push_back(Active::new(submission)),
                 Err(_) => return false,
@@ -225,7 +238,14 @@ impl Worker {
             self.metrics.preempted();
             self.waiting.push_front(active);
         }
-        self.running.extend(self.waiting.drain(..decision.admit));
+        for mut active in self.waiting.drain(..decision.admit) {
+            if !active.admitted {
+                active.admitted = true;
+                let waited = active.arrived.elapsed();
+                self.metrics.queue_time.observe(waited.as_secs_f64());
+            }
+            self.running.push(active);
+        }
         let mut plan = StepPlan::default();
         for slice in &decision.slices {
             let active = &mut self.running[slice.sequence];
@@ -254,12 +274,17 @@ impl Worker {
 fn advance(active: &mut Active, token: u32, tokenizer: &Tokenizer, metrics: &Metrics) -> Outcome {
     active.tokens.push(token);
     metrics.generation_tokens.inc();
-    if !active.first_token_seen {
-        active.first_token_seen = true;
-        metrics.prompt_tokens.inc_by(active.prompt_tokens as u64);
-        metrics
-            .time_to_first_token
-            .observe(active.arrived.elapsed().as_secs_f64());
+    let now = Instant::now();
+    match active.last_token.replace(now) {
+        None => {
+            metrics.prompt_tokens.inc_by(active.prompt_tokens as u64);
+            let took = now.duration_since(active.arrived);
+            metrics.time_to_first_token.observe(took.as_secs_f64());
+        }
+        Some(before) => {
+            let took = now.duration_since(before);
+            metrics.next_token.observe(took.as_secs_f64());
+        }
     }
     let advance = active.sequence.advance(token, tokenizer);
     // A client that has left is noticed at the next turn.
@@ -269,7 +294,11 @@ fn advance(active: &mut Active, token: u32, tokenizer: &Tokenizer, metrics: &Met
     let Some(finish) = advance.finish else {
         return Outcome::GoesOn;
     };
-    metrics.finished(finish, active.arrived.elapsed().as_secs_f64());
+    let tokens = Tokens {
+        prompt: active.prompt_tokens,
+        answer: active.sequence.generated(),
+    };
+    metrics.finished(finish, tokens, active.arrived.elapsed().as_secs_f64());
     let _ = active.events.send(Ok(Event::Finished {
         finish,
         prompt_tokens: active.prompt_tokens,
