@@ -90,6 +90,11 @@ pub trait Model: Send {
     /// Bytes of memory that the weights take.
     fn weight_bytes(&self) -> usize;
 
+    /// Whether it looks at pictures.
+    fn reads_pictures(&self) -> bool {
+        false
+    }
+
     /// Runs one step: appends the rows' keys and values to the cache and returns the wanted logits.
     ///
     /// # Errors

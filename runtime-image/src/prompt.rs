@@ -60,20 +60,50 @@ pub struct Template {
 }
 
 impl Template {
-    /// Compiles a template; `path` is the file that errors name.
+    /// Compiles a template that came with weights; `path` is the file that errors name.
     ///
     /// # Errors
     /// When the template is too large or no valid Jinja.
     pub fn new(source: &str, tokenizer: &Tokenizer, path: &Path) -> Result<Self, LoadError> {
-        let fail = |detail: String| LoadError::Description {
+        Self::compile(source, tokenizer).map_err(|detail| LoadError::Description {
             path: path.to_owned(),
-            detail,
+            detail: format!("its chat template {detail}"),
+        })
+    }
+
+    /// Compiles the template of `--chat-template` and tries it on a greeting, so that a mistake shows before the first request.
+    ///
+    /// # Errors
+    /// When the template is empty, too large or no valid Jinja, or fails other than by its own refusal.
+    pub fn given(source: &str, tokenizer: &Tokenizer) -> Result<Self, LoadError> {
+        let fail = |detail: String| {
+            LoadError::Setup(format!(
+                "failed to use --chat-template: it {detail}; correct it, or leave it out for the template that the weights bring"
+            ))
         };
+        if source.trim().is_empty() {
+            return Err(fail("is empty".to_owned()));
+        }
+        let template = Self::compile(source, tokenizer).map_err(fail)?;
+        let greeting = Message {
+            role: "user".to_owned(),
+            content: "Hello".to_owned(),
+            name: None,
+        };
+        match template.render(&[greeting], tokenizer) {
+            Ok(_) | Err(PromptError::Refused(_) | PromptError::NoGuard) => Ok(template),
+            Err(PromptError::Template(detail)) => Err(fail(format!(
+                "cannot render a conversation of one message: {detail}"
+            ))),
+        }
+    }
+
+    fn compile(source: &str, tokenizer: &Tokenizer) -> Result<Self, String> {
         if source.len() > LARGEST_TEMPLATE {
-            return Err(fail(format!(
-                "its chat template has {} bytes, at most {LARGEST_TEMPLATE} are taken",
+            return Err(format!(
+                "has {} bytes, at most {LARGEST_TEMPLATE} are taken",
                 source.len()
-            )));
+            ));
         }
         let mut environment = Environment::new();
         // As the reference implementation sets them.
@@ -81,7 +111,7 @@ impl Template {
             .trim_blocks(true)
             .lstrip_blocks(true)
             .build();
-        environment.set_syntax(syntax.map_err(|error| fail(error.to_string()))?);
+        environment.set_syntax(syntax.map_err(|error| error.to_string())?);
         environment.set_fuel(Some(FUEL));
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -90,7 +120,7 @@ impl Template {
         environment.add_filter("tojson", to_json);
         environment
             .add_template_owned(NAME, source.to_owned())
-            .map_err(|error| fail(format!("its chat template is no valid Jinja: {error:#}")))?;
+            .map_err(|error| format!("is no valid Jinja: {}", located(&error)))?;
         Ok(Self {
             environment,
             begin: tokenizer.begin_text().to_owned(),
@@ -157,7 +187,20 @@ fn explain(error: &Error, guard: char) -> PromptError {
     if error.kind() == ErrorKind::InvalidOperation && detail.starts_with(REFUSAL) {
         return PromptError::Refused(detail[REFUSAL.len()..].to_owned());
     }
-    PromptError::Template(error.to_string().replace(guard, ""))
+    PromptError::Template(located(error).replace(guard, ""))
+}
+
+/// What is wrong, and in which line of the template.
+fn located(error: &Error) -> String {
+    let kind = error.kind();
+    let what = match error.detail() {
+        Some(detail) => format!("{kind}: {detail}"),
+        None => kind.to_string(),
+    };
+    match error.line() {
+        Some(line) => format!("line {line}: {what}"),
+        None => what,
+    }
 }
 
 /// Marks the errors that a template raises on purpose.
@@ -278,6 +321,25 @@ mod tests {
         Template::new(source, &tokenizer, Path::new("model.gguf"))
             .expect("valid")
             .render(messages, &tokenizer)
+    }
+
+    #[test]
+    fn a_given_template_with_a_mistake_is_refused_with_its_line() {
+        let tokenizer = bytes_only(&["<|end|>"]);
+        let refused = |source: &str| {
+            let error = Template::given(source, &tokenizer).err().expect("refused");
+            let message = error.to_string();
+            assert!(
+                message.starts_with("failed to use --chat-template: it "),
+                "{message}"
+            );
+            message
+        };
+        assert!(refused(" \n").contains("is empty"));
+        assert!(refused("a\n\n{% for m in %}").contains("line 3: syntax error"));
+        assert!(refused("a\n{{ messages | nofilter }}").contains("line 2: "));
+        assert!(Template::given("{{ raise_exception('no user') }}", &tokenizer).is_ok());
+        assert!(Template::given(CHATML, &tokenizer).is_ok());
     }
 
     #[test]

@@ -9,19 +9,21 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::answer::{Answer, Failure, Reason};
-use crate::config::{Config, Device, ServeArgs};
+use crate::config::{Config, ServeArgs};
+use crate::device;
 use crate::engine::{Engine, EngineLimits, Event, Interrupted};
 use crate::logging;
 use crate::model::{self, BLOCK_TOKENS, Capacity, Model, Setup};
 use crate::prompt::Template;
 use crate::request::{Ending, GenerateRequest, Sampling};
 use crate::server::listen::MOST_CONNECTIONS;
-use crate::server::{self, Lifecycle, Service, listen};
+use crate::server::{self, ApiKeys, Facts, Lifecycle, Service, listen};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{LoadError, folder};
 
@@ -167,11 +169,19 @@ pub async fn serve_with(
     shutdown: impl Future<Output = ()>,
     load: impl FnOnce() -> Result<Loaded, LoadError> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let app = Lifecycle::new(
-        config.served_names.clone(),
-        config.request_timeout,
-        config.device.name(),
-    );
+    let mut followers = JoinSet::new();
+    let keys = match config.api_key_file.clone() {
+        None => None,
+        Some(path) => {
+            let keys = tokio::task::spawn_blocking(move || Arc::new(ApiKeys::new(&path)));
+            let keys = keys
+                .await
+                .map_err(|error| ServeError::Start(error.into()))?;
+            followers.spawn(Arc::clone(&keys).follow());
+            Some(keys)
+        }
+    };
+    let app = Lifecycle::new(&config, device::settle(config.device), keys);
     let closing = watch::Sender::new(false);
     let api = tokio::spawn(listen::serve(
         listeners.api,
@@ -206,7 +216,7 @@ pub async fn serve_with(
     tokio::select! {
         () = &mut shutdown => drain(&app, &config, &closing, api).await,
         fault = &mut end => {
-            let error = ServeError::Engine(fault.ok().flatten().unwrap_or_else(|| "its thread ended".to_owned()));
+            let error = ended(fault);
             app.fail(error.reason(), error.to_string());
             // Those who wait get their error before the process ends.
             closing.send_replace(true);
@@ -232,22 +242,28 @@ async fn start(
     })??;
     let Loaded {
         model,
-        tokenizer,
+        mut tokenizer,
         template,
         main_type,
         context_length,
     } = loaded;
-    let bytes_resident = model.weight_bytes();
-    let vocabulary = model.vocabulary().min(tokenizer.size());
-    app.loaded(begun.elapsed());
-    tracing::info!(seconds = begun.elapsed().as_secs_f64(), %main_type, context_length, "loaded the model");
-
-    let begun = Instant::now();
+    tokenizer.add_stops(&config.stop_tokens, &config.stop_texts);
+    let reads_pictures = model.reads_pictures();
     let limits = EngineLimits {
         context_length,
         sequences: config.max_sequences,
         queue: config.max_queue,
     };
+    let vocabulary = model.vocabulary().min(tokenizer.size());
+    tracing::info!(seconds = begun.elapsed().as_secs_f64(), %main_type, context_length, "loaded the model");
+    let facts = Facts {
+        main_type,
+        bytes_resident: model.weight_bytes(),
+        limits,
+    };
+    app.loaded(facts, begun.elapsed());
+
+    let begun = Instant::now();
     let tokenizer = Arc::new(tokenizer);
     let (engine, end) = Engine::start(
         model,
@@ -261,12 +277,7 @@ async fn start(
         Err(error @ Interrupted::NotFinite(_)) => {
             return Err(ServeError::Engine(error.to_string()));
         }
-        Err(Interrupted::Stopped(_)) => {
-            let fault = end.await.ok().flatten();
-            return Err(ServeError::Engine(
-                fault.unwrap_or_else(|| "its thread ended".to_owned()),
-            ));
-        }
+        Err(Interrupted::Stopped(_)) => return Err(ended(end.await)),
     }
     tracing::info!(seconds = begun.elapsed().as_secs_f64(), "ready");
     app.ready(
@@ -275,12 +286,17 @@ async fn start(
             tokenizer,
             template,
             vocabulary,
-            main_type,
-            bytes_resident,
+            reads_pictures,
         },
         begun.elapsed(),
     );
     Ok(end)
+}
+
+/// What the end of the engine's thread says: its fault, or nothing but that it is gone.
+fn ended(fault: Result<Option<String>, RecvError>) -> ServeError {
+    let fault = fault.ok().flatten();
+    ServeError::Engine(fault.unwrap_or_else(|| "its thread ended".to_owned()))
 }
 
 /// Generates one token, so that the first request finds everything in place.
@@ -334,19 +350,17 @@ async fn drain(
 /// # Errors
 /// When it cannot be had as asked for.
 pub fn load(config: &Config) -> Result<Loaded, LoadError> {
-    match config.device {
-        Device::Cpu => {}
-        Device::Cuda => {
-            let message = "failed to use --device cuda: this build computes on the CPU only; ask for cpu, or use an image with CUDA";
-            return Err(LoadError::Setup(message.to_owned()));
-        }
-    }
     let folder::Opened {
         mut weights,
         tokenizer,
         template,
         main_type,
     } = folder::open(&config.model)?;
+    let template = match (&config.chat_template, template) {
+        (Some(given), _) => Some(Template::given(given, &tokenizer)?),
+        (None, Some(own)) => Some(Template::new(&own.text, &tokenizer, &own.path)?),
+        (None, None) => None,
+    };
     let trained = model::context_length(weights.as_ref())?;
     let context_length = config.context_length.unwrap_or(trained);
     if context_length > trained {

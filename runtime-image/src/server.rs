@@ -12,13 +12,15 @@ mod chat;
 mod completions;
 pub mod error;
 mod health;
+mod keys;
 mod lifecycle;
 pub mod listen;
 mod models;
 mod prepare;
 mod respond;
 
-pub use lifecycle::{Lifecycle, Phase, Service};
+pub use keys::ApiKeys;
+pub use lifecycle::{Facts, Lifecycle, Phase, Service};
 
 /// What handlers share.
 pub type App = Arc<Lifecycle>;
@@ -33,6 +35,7 @@ pub fn api(app: App) -> Router {
         .fallback(error::no_route)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(from_fn_with_state(Arc::clone(&app), lifecycle::turn_away))
+        .layer(from_fn_with_state(Arc::clone(&app), keys::require))
         .layer(CatchPanicLayer::custom(error::panicked))
         .with_state(app)
 }

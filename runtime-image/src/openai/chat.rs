@@ -74,26 +74,28 @@ pub struct Part {
 }
 
 impl ChatRequest {
-    /// The conversation as templates see it.
+    /// Takes the conversation out, as templates see it.
     ///
     /// # Errors
-    /// When there is no message, a role is unknown or a part is no text.
-    pub fn conversation(&self) -> Result<Vec<Message>, InvalidField> {
-        if self.messages.is_empty() {
+    /// When there is no message, a role is unknown, or a part is of a kind that this model does not read.
+    pub fn take_conversation(&mut self, pictures: Pictures) -> Result<Vec<Message>, InvalidField> {
+        let messages = std::mem::take(&mut self.messages);
+        if messages.is_empty() {
             return Err(InvalidField::new(
                 "messages",
                 "messages is empty, expected at least one message",
             ));
         }
-        if self.messages.len() > MOST_MESSAGES {
+        if messages.len() > MOST_MESSAGES {
             let message = format!(
                 "messages has {} entries, at most {MOST_MESSAGES} are taken",
-                self.messages.len()
+                messages.len()
             );
             return Err(InvalidField::new("messages", message));
         }
-        self.messages
-            .iter()
+        check_pictures(&messages, pictures)?;
+        messages
+            .into_iter()
             .enumerate()
             .map(|(index, message)| message.meant(index))
             .collect()
@@ -139,21 +141,67 @@ impl ChatRequest {
     }
 }
 
+/// What becomes of pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pictures {
+    /// Whether the model looks at them.
+    pub read: bool,
+    /// How many one prompt may have; absent for as many as fit.
+    pub most: Option<usize>,
+}
+
+/// The kind of parts that are pictures.
+const PICTURE: &str = "image_url";
+
+/// Refuses pictures that the model would not see.
+fn check_pictures(messages: &[ChatMessage], pictures: Pictures) -> Result<(), InvalidField> {
+    let places = || {
+        messages.iter().enumerate().flat_map(|(index, message)| {
+            match &message.content {
+                Some(Content::Parts(parts)) => parts.as_slice(),
+                Some(Content::Text(_)) | None => &[],
+            }
+            .iter()
+            .enumerate()
+            .filter(|(_, part)| part.kind == PICTURE)
+            .map(move |(number, _)| (index, number))
+        })
+    };
+    let Some((index, number)) = places().next() else {
+        return Ok(());
+    };
+    let message = match (pictures.most, places().count()) {
+        _ if !pictures.read => format!(
+            "messages[{index}].content[{number}] is a picture, and this model reads no pictures; send text only"
+        ),
+        (Some(most), found) if found > most => {
+            format!("messages has {found} pictures, this server takes at most {most} in one prompt")
+        }
+        _ => return Ok(()),
+    };
+    Err(InvalidField::new("messages", message))
+}
+
 impl ChatMessage {
-    fn meant(&self, index: usize) -> Result<Message, InvalidField> {
-        if !ROLES.contains(&self.role.as_str()) {
-            let role: String = self.role.chars().take(40).collect();
+    fn meant(self, index: usize) -> Result<Message, InvalidField> {
+        let Self {
+            role,
+            content,
+            name,
+        } = self;
+        if !ROLES.contains(&role.as_str()) {
+            let role: String = role.chars().take(40).collect();
             let message = format!(
                 "messages[{index}].role is {role:?}, expected one of {}",
                 ROLES.join(", ")
             );
             return Err(InvalidField::new("messages", message));
         }
-        let content = match &self.content {
-            Some(Content::Text(text)) => text.clone(),
+        let content = match content {
+            Some(Content::Text(text)) => text,
             Some(Content::Parts(parts)) => {
                 let mut all = String::new();
-                for (number, part) in parts.iter().enumerate() {
+                for (number, part) in parts.into_iter().enumerate() {
                     match (part.kind.as_str(), &part.text) {
                         ("text", Some(text)) => all.push_str(text),
                         (kind, _) => {
@@ -167,16 +215,16 @@ impl ChatMessage {
                 }
                 all
             }
-            None if self.role == "assistant" => String::new(),
+            None if role == "assistant" => String::new(),
             None => {
                 let message = format!("messages[{index}].content is missing");
                 return Err(InvalidField::new("messages", message));
             }
         };
         Ok(Message {
-            role: self.role.clone(),
+            role,
             content,
-            name: self.name.clone(),
+            name,
         })
     }
 }
@@ -262,4 +310,54 @@ pub struct Delta {
     /// Text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_are_refused_by_models_that_do_not_look_and_above_the_limit() {
+        let picture = || Part {
+            kind: PICTURE.to_owned(),
+            text: None,
+        };
+        let text = || Part {
+            kind: "text".to_owned(),
+            text: Some("x".to_owned()),
+        };
+        let message = |parts: Vec<Part>| ChatMessage {
+            role: "user".to_owned(),
+            content: Some(Content::Parts(parts)),
+            name: None,
+        };
+        let messages = [
+            message(vec![text()]),
+            message(vec![text(), picture()]),
+            message(vec![picture(), picture()]),
+        ];
+        let refusal = |read, most| {
+            check_pictures(&messages, Pictures { read, most })
+                .err()
+                .map(|refused| refused.message)
+        };
+        let blind = refusal(false, Some(1)).expect("refused");
+        assert!(
+            blind.starts_with("messages[1].content[1] is a picture"),
+            "{blind}"
+        );
+        assert!(blind.contains("reads no pictures"), "{blind}");
+        let many = refusal(true, Some(2)).expect("refused");
+        assert!(
+            many.contains("3 pictures") && many.contains("at most 2"),
+            "{many}"
+        );
+        assert_eq!(refusal(true, Some(3)), None);
+        assert_eq!(refusal(true, None), None);
+        let blind = Pictures {
+            read: false,
+            most: Some(0),
+        };
+        assert_eq!(check_pictures(&messages[..1], blind), Ok(()));
+    }
 }

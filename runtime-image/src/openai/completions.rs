@@ -55,28 +55,27 @@ pub enum OnePrompt {
 }
 
 impl CompletionRequest {
-    /// The one prompt.
+    /// Takes the one prompt out.
     ///
     /// # Errors
     /// When there is none or more than one.
-    pub fn one_prompt(&self) -> Result<OnePrompt, InvalidField> {
+    pub fn take_prompt(&mut self) -> Result<OnePrompt, InvalidField> {
         let one = |count: usize| {
             InvalidField::new(
                 "prompt",
                 format!("prompt has {count} entries, one prompt a request is supported"),
             )
         };
-        match &self.prompt {
-            PromptInput::Text(text) => Ok(OnePrompt::Text(text.clone())),
-            PromptInput::Tokens(tokens) => Ok(OnePrompt::Tokens(tokens.clone())),
-            PromptInput::Texts(texts) => match texts.as_slice() {
-                [text] => Ok(OnePrompt::Text(text.clone())),
-                other => Err(one(other.len())),
-            },
-            PromptInput::TokenLists(lists) => match lists.as_slice() {
-                [tokens] => Ok(OnePrompt::Tokens(tokens.clone())),
-                other => Err(one(other.len())),
-            },
+        let nothing = PromptInput::Tokens(Vec::new());
+        match std::mem::replace(&mut self.prompt, nothing) {
+            PromptInput::Text(text) => Ok(OnePrompt::Text(text)),
+            PromptInput::Tokens(tokens) => Ok(OnePrompt::Tokens(tokens)),
+            PromptInput::Texts(texts) => <[String; 1]>::try_from(texts)
+                .map(|[text]| OnePrompt::Text(text))
+                .map_err(|texts| one(texts.len())),
+            PromptInput::TokenLists(lists) => <[Vec<u32>; 1]>::try_from(lists)
+                .map(|[tokens]| OnePrompt::Tokens(tokens))
+                .map_err(|lists| one(lists.len())),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::request::{Ending, Sampling};
 const MOST_STOPS: usize = 16;
 
 /// Bytes of one stop text.
-const LONGEST_STOP: usize = 1_024;
+pub const LONGEST_STOP: usize = 1_024;
 
 /// One text or several.
 #[derive(Clone, Debug, Deserialize)]
@@ -163,12 +163,12 @@ impl Options {
         })
     }
 
-    /// When the answer ends, within `room` tokens.
+    /// When the answer ends, within `room` tokens; the server's own `stops` end it as well.
     ///
     /// # Errors
     /// When there are too many or too long stop texts.
-    pub fn ending(&self, room: usize) -> Result<Ending, InvalidField> {
-        let texts = match &self.stop {
+    pub fn ending(&self, room: usize, stops: &[String]) -> Result<Ending, InvalidField> {
+        let mut texts = match &self.stop {
             None => Vec::new(),
             Some(OneOrMany::One(text)) => vec![text.clone()],
             Some(OneOrMany::Many(texts)) => texts.clone(),
@@ -190,6 +190,7 @@ impl Options {
             );
             return Err(InvalidField::new("stop", message));
         }
+        texts.extend_from_slice(stops);
         Ok(Ending {
             most_tokens: room,
             texts,

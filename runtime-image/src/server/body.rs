@@ -1,28 +1,49 @@
 //! A request's body: its limits, and JSON to a wire type with the path to what is wrong.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
+use super::App;
 use super::error::ApiError;
 
 /// Bytes of a request's body: a prompt of a million tokens has about five million.
 pub const LARGEST_BODY: usize = 16 << 20;
 
-/// Seconds that a body may take to arrive.
+/// Seconds that a body may take to arrive, however it trickles.
 const BODY_SECONDS: u64 = 60;
 
-/// The wire type that a body holds.
-pub struct Wire<T>(pub T);
+/// The wire type that a body holds, and its share of the bytes that all bodies may take; dropped when the texts are.
+pub struct Wire<T>(pub T, pub Share);
 
-impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Wire<T> {
+/// Bytes of the budget of all bodies together; given back when dropped.
+pub struct Share(OwnedSemaphorePermit);
+
+impl Share {
+    fn none(budget: &Arc<Semaphore>) -> Result<Self, ApiError> {
+        Self::of(budget, 0)
+    }
+
+    fn of(budget: &Arc<Semaphore>, bytes: usize) -> Result<Self, ApiError> {
+        let bytes = u32::try_from(bytes).map_err(|_| ApiError::BodiesFull)?;
+        Arc::clone(budget)
+            .try_acquire_many_owned(bytes)
+            .map(Self)
+            .map_err(|_| ApiError::BodiesFull)
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<App> for Wire<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         check_content_type(&request)?;
         let declared = request
             .headers()
@@ -31,18 +52,33 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Wire<T> {
         if declared.is_some_and(|declared: u64| declared > LARGEST_BODY as u64) {
             return Err(ApiError::TooLarge(LARGEST_BODY));
         }
-        let body = Limited::new(request.into_body(), LARGEST_BODY);
-        let bytes =
-            match tokio::time::timeout(Duration::from_secs(BODY_SECONDS), body.collect()).await {
-                Err(_) => return Err(ApiError::SlowBody(BODY_SECONDS)),
-                Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                    return Err(ApiError::TooLarge(LARGEST_BODY));
-                }
-                Ok(Err(error)) => return Err(ApiError::BrokenBody(error.to_string())),
-                Ok(Ok(body)) => body.to_bytes(),
-            };
-        parse(&bytes).map(Self)
+        let read = read(request.into_body(), &app.body_budget);
+        let (bytes, share) = timeout(Duration::from_secs(BODY_SECONDS), read)
+            .await
+            .map_err(|_| ApiError::SlowBody(BODY_SECONDS))??;
+        Ok(Self(parse(&bytes)?, share))
     }
+}
+
+/// Takes a body's bytes as they come, each out of the budget; so a length that is only declared takes nothing.
+async fn read(body: Body, budget: &Arc<Semaphore>) -> Result<(Vec<u8>, Share), ApiError> {
+    let mut body = Limited::new(body, LARGEST_BODY);
+    let (mut bytes, mut share) = (Vec::new(), Share::none(budget)?);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                ApiError::TooLarge(LARGEST_BODY)
+            } else {
+                ApiError::BrokenBody(error.to_string())
+            }
+        })?;
+        // Trailers say nothing here.
+        if let Ok(data) = frame.into_data() {
+            share.0.merge(Share::of(budget, data.len())?.0);
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok((bytes, share))
 }
 
 /// Takes `application/json` with any parameters.
@@ -64,7 +100,7 @@ fn check_content_type(request: &Request) -> Result<(), ApiError> {
 }
 
 /// JSON to a wire type. Nesting is limited by the parser (128 levels).
-fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();

@@ -15,25 +15,30 @@ use super::{App, Service};
 use crate::engine::Finish;
 use crate::openai::Usage;
 use crate::openai::chat::{
-    AnswerMessage, ChatChoice, ChatChunk, ChatRequest, ChatResponse, ChunkChoice, Delta,
+    AnswerMessage, ChatChoice, ChatChunk, ChatRequest, ChatResponse, ChunkChoice, Delta, Pictures,
 };
 use crate::request::{GenerateRequest, room};
 
 /// Answers a conversation.
 pub(super) async fn chat(
     State(app): State<App>,
-    Wire(body): Wire<ChatRequest>,
+    Wire(mut body, share): Wire<ChatRequest>,
 ) -> Result<Response, ApiError> {
     let deadline = Deadline::after(app.request_timeout);
     let service = app.service()?;
     check_model(&app, &body.model)?;
     body.check_supported()?;
     let sampling = body.options.sampling(Uuid::new_v4().as_u64_pair().0)?;
-    let conversation = body.conversation()?;
+    let pictures = Pictures {
+        read: service.reads_pictures,
+        most: app.images_per_prompt,
+    };
+    let conversation = body.take_conversation(pictures)?;
     let asked = body.tokens_asked()?;
     let permit = app.admit(&service)?;
 
     let encode = move |service: &Service| {
+        let _until_encoded = share;
         let template = service.template.as_ref().ok_or(ApiError::NoTemplate)?;
         service.check_length(conversation.iter().map(|message| message.content.as_str()))?;
         let prompt = template.render(&conversation, &service.tokenizer)?;
@@ -45,7 +50,7 @@ pub(super) async fn chat(
     let request = GenerateRequest {
         prompt,
         sampling,
-        ending: body.options.ending(room)?,
+        ending: body.options.ending(room, &app.stop_texts)?,
     };
     let generation = service.engine.submit(request, permit)?;
 

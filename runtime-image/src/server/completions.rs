@@ -22,21 +22,25 @@ use crate::request::{GenerateRequest, room};
 /// Continues a text.
 pub(super) async fn completions(
     State(app): State<App>,
-    Wire(body): Wire<CompletionRequest>,
+    Wire(mut body, share): Wire<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     let deadline = Deadline::after(app.request_timeout);
     let service = app.service()?;
     check_model(&app, &body.model)?;
     body.check_supported()?;
     let sampling = body.options.sampling(Uuid::new_v4().as_u64_pair().0)?;
-    let prompt = body.one_prompt()?;
+    let prompt = body.take_prompt()?;
     let asked = body.tokens_asked()?;
     let permit = app.admit(&service)?;
 
     let (prompt, permit) = match prompt {
-        OnePrompt::Tokens(tokens) => (tokens, permit),
+        OnePrompt::Tokens(tokens) => {
+            drop(share);
+            (tokens, permit)
+        }
         OnePrompt::Text(text) => {
             let encode = move |service: &Service| {
+                let _until_encoded = share;
                 service.check_length([text.as_str()])?;
                 Ok(service.tokenizer.encode_completion(text)?)
             };
@@ -48,7 +52,7 @@ pub(super) async fn completions(
     let request = GenerateRequest {
         prompt,
         sampling,
-        ending: body.options.ending(room)?,
+        ending: body.options.ending(room, &app.stop_texts)?,
     };
     let generation = service.engine.submit(request, permit)?;
 

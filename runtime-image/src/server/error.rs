@@ -40,6 +40,14 @@ pub enum ApiError {
     /// The body broke off.
     #[error("the request's body could not be read: {0}")]
     BrokenBody(String),
+    /// No room for one more body.
+    #[error("this server holds as many bytes of requests as it takes; try again later")]
+    BodiesFull,
+    /// No key, or none of this server's.
+    #[error(
+        "this server answers only with one of its API keys: send the header Authorization: Bearer KEY"
+    )]
+    Unauthorized,
     /// Another kind of body.
     #[error("the content type is {0}, expected application/json")]
     ContentType(String),
@@ -135,7 +143,8 @@ impl ApiError {
                 INVALID,
                 Some("context_length_exceeded"),
             ),
-            Self::Overloaded(_) => (
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key")),
+            Self::Overloaded(_) | Self::BodiesFull => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "rate_limit_error",
                 Some("overloaded"),
@@ -197,13 +206,20 @@ impl IntoResponse for ApiError {
         }
         let mut response = (status, Json(self.body())).into_response();
         let headers = response.headers_mut();
-        if matches!(self, Self::Overloaded(_) | Self::Unavailable(_)) {
+        if matches!(self, Self::Unauthorized) {
+            let scheme = HeaderValue::from_static("Bearer");
+            headers.insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if matches!(
+            self,
+            Self::Overloaded(_) | Self::BodiesFull | Self::Unavailable(_)
+        ) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
         // What is left of such a body would be read as the next request.
         if matches!(
             self,
-            Self::TooLarge(_) | Self::SlowBody(_) | Self::BrokenBody(_)
+            Self::TooLarge(_) | Self::SlowBody(_) | Self::BrokenBody(_) | Self::BodiesFull
         ) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -34,6 +34,7 @@ pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Status {
+    version: &'static str,
     phase: Phase,
     device: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,6 +43,8 @@ pub(super) struct Status {
     bytes_resident: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<StatusLimits>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_keys: Option<usize>,
     phases: Times,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Failure>,
@@ -56,16 +59,18 @@ struct StatusLimits {
 
 /// What the operator reads while a pod is not ready.
 pub(super) async fn status(State(app): State<App>) -> Json<Status> {
-    let service = app.service_if_loaded();
+    let facts = app.facts();
     Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
         phase: app.phase(),
-        device: app.device,
-        dtype: service.map(|service| service.main_type.clone()),
-        bytes_resident: service.map(|service| service.bytes_resident),
-        limits: service.map(|service| StatusLimits {
-            context_length: service.engine.limits().context_length,
-            max_sequences: service.engine.limits().sequences,
+        device: app.device.name(),
+        dtype: facts.map(|facts| facts.main_type.clone()),
+        bytes_resident: facts.map(|facts| facts.bytes_resident),
+        limits: facts.map(|facts| StatusLimits {
+            context_length: facts.limits.context_length,
+            max_sequences: facts.limits.sequences,
         }),
+        api_keys: app.keys.as_ref().map(|keys| keys.count()),
         phases: app.times(),
         error: app.failure(),
     })

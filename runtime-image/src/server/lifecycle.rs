@@ -8,15 +8,19 @@ use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
-use super::App;
 use super::error::ApiError;
-use crate::answer::Reason;
-use crate::engine::{Engine, Permit};
-use crate::metrics::Metrics;
+use super::{ApiKeys, App};
+use crate::answer::{self, Reason};
+use crate::config::{Config, Device};
+use crate::engine::{Engine, EngineLimits, Permit};
+use crate::metrics::{Metrics, StartupPhase};
 use crate::prompt::Template;
 use crate::tokenizer::Tokenizer;
+
+/// Bytes of an error's message in `/status`, so that the whole stays below a kilobyte.
+const STATUS_MESSAGE: usize = 512;
 
 /// Where the process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -57,10 +61,19 @@ pub struct Service {
     pub template: Option<Template>,
     /// Tokens that prompts may have: those below this number, which tokenizer and model both know.
     pub vocabulary: usize,
+    /// Whether the model looks at pictures.
+    pub reads_pictures: bool,
+}
+
+/// What is true of a model from the moment that it is in memory, for `/status`.
+#[derive(Clone, Debug)]
+pub struct Facts {
     /// What the weights are stored as.
     pub main_type: String,
     /// Bytes of memory for weights.
     pub bytes_resident: usize,
+    /// What requests may take.
+    pub limits: EngineLimits,
 }
 
 /// Facts about the start, for `/status`.
@@ -85,6 +98,7 @@ pub struct Lifecycle {
     phase: watch::Sender<Phase>,
     /// While draining: whether new requests are still taken.
     grace: watch::Sender<bool>,
+    facts: OnceLock<Facts>,
     service: OnceLock<Arc<Service>>,
     times: Mutex<Times>,
     failure: Mutex<Option<Failure>>,
@@ -92,8 +106,16 @@ pub struct Lifecycle {
     pub served_names: Vec<String>,
     /// For each request.
     pub request_timeout: Duration,
-    /// `cpu` or `cuda`.
-    pub device: &'static str,
+    /// Where the model is computed, which need not be what was asked for.
+    pub device: Device,
+    /// Who may ask; absent for everybody.
+    pub keys: Option<Arc<ApiKeys>>,
+    /// Texts that end every answer.
+    pub stop_texts: Vec<String>,
+    /// Pictures that one prompt may have; absent for as many as fit.
+    pub images_per_prompt: Option<usize>,
+    /// A permit for each byte that requests' bodies may take together.
+    pub(super) body_budget: Arc<Semaphore>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Seconds since 1970 at which the process started.
@@ -103,23 +125,23 @@ pub struct Lifecycle {
 impl Lifecycle {
     /// A process that begins to load.
     #[must_use]
-    pub fn new(
-        served_names: Vec<String>,
-        request_timeout: Duration,
-        device: &'static str,
-    ) -> Arc<Self> {
-        let metrics = Arc::new(Metrics::new(
-            served_names.first().map_or("", String::as_str),
-        ));
+    pub fn new(config: &Config, device: Device, keys: Option<Arc<ApiKeys>>) -> Arc<Self> {
+        let name = config.served_names.first().map_or("", String::as_str);
+        let metrics = Arc::new(Metrics::new(name));
         Arc::new(Self {
             phase: watch::Sender::new(Phase::Loading),
             grace: watch::Sender::new(false),
+            facts: OnceLock::new(),
             service: OnceLock::new(),
             times: Mutex::default(),
             failure: Mutex::default(),
-            served_names,
-            request_timeout,
+            served_names: config.served_names.clone(),
+            request_timeout: config.request_timeout,
             device,
+            keys,
+            stop_texts: config.stop_texts.clone(),
+            images_per_prompt: config.images_per_prompt,
+            body_budget: Arc::new(Semaphore::new(config.body_budget)),
             metrics,
             started: seconds_since_1970(),
         })
@@ -132,7 +154,10 @@ impl Lifecycle {
     }
 
     /// Weights are in memory.
-    pub fn loaded(&self, took: Duration) {
+    pub fn loaded(&self, facts: Facts, took: Duration) {
+        // A model is loaded once.
+        let _ = self.facts.set(facts);
+        self.metrics.started(StartupPhase::Load, took);
         self.times
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -142,6 +167,7 @@ impl Lifecycle {
 
     /// The model has taken its first step and answers now.
     pub fn ready(&self, service: Service, took: Duration) {
+        self.metrics.started(StartupPhase::Warm, took);
         self.times
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -159,6 +185,7 @@ impl Lifecycle {
 
     /// The process cannot go on.
     pub fn fail(&self, reason: Reason, message: String) {
+        let message = answer::shortened(&message, STATUS_MESSAGE);
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Failure { reason, message });
         self.phase.send_replace(Phase::Failed);
@@ -206,6 +233,10 @@ impl Lifecycle {
 
     pub(super) fn service_if_loaded(&self) -> Option<&Arc<Service>> {
         self.service.get()
+    }
+
+    pub(super) fn facts(&self) -> Option<&Facts> {
+        self.facts.get()
     }
 
     pub(super) fn times(&self) -> Times {

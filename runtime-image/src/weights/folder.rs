@@ -6,7 +6,6 @@ use super::gguf::GgufFile;
 use super::hub_files::HubFiles;
 use super::{LoadError, Weights};
 use crate::manifest::{MANIFEST_NAME, Manifest};
-use crate::prompt::Template;
 use crate::tokenizer::Tokenizer;
 
 /// An opened model with everything that belongs to it.
@@ -16,9 +15,17 @@ pub struct Opened {
     /// Text to tokens and back.
     pub tokenizer: Tokenizer,
     /// Messages to a prompt; absent for models that are not made for chat.
-    pub template: Option<Template>,
+    pub template: Option<TemplateText>,
     /// What most of the weights are stored as.
     pub main_type: String,
+}
+
+/// A chat template as it stands beside the weights.
+pub struct TemplateText {
+    /// Jinja, unchecked.
+    pub text: String,
+    /// The file that errors name.
+    pub path: PathBuf,
 }
 
 /// Opens a model and checks that its files are whole.
@@ -110,11 +117,10 @@ fn open_gguf(path: &Path) -> Result<Opened, LoadError> {
     let file = GgufFile::open(path)?;
     let tokenizer = Tokenizer::from_gguf(&file)?;
     let template = match file.value("tokenizer.chat_template") {
-        Some(_) => Some(Template::new(
-            file.text("tokenizer.chat_template")?,
-            &tokenizer,
-            path,
-        )?),
+        Some(_) => Some(TemplateText {
+            text: file.text("tokenizer.chat_template")?.to_owned(),
+            path: path.to_owned(),
+        }),
         None => None,
     };
     Ok(Opened {
@@ -135,21 +141,16 @@ fn open_hub_files(folder: &Path) -> Result<Opened, LoadError> {
             path: separate.clone(),
             source,
         })?;
-        Some(Template::new(&text, &tokenizer, &separate)?)
+        Some(TemplateText {
+            text,
+            path: separate,
+        })
     } else {
-        match std::fs::read(&config)
+        std::fs::read(&config)
             .ok()
             .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
-        {
-            Some(json) => match json
-                .get("chat_template")
-                .and_then(serde_json::Value::as_str)
-            {
-                Some(text) => Some(Template::new(text, &tokenizer, &config)?),
-                None => None,
-            },
-            None => None,
-        }
+            .and_then(|json| Some(json.get("chat_template")?.as_str()?.to_owned()))
+            .map(|text| TemplateText { text, path: config })
     };
     Ok(Opened {
         tokenizer,

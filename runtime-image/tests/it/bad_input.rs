@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::server::{CONTEXT, MODEL, Server, chat, config, error_of};
+use crate::server::{CONTEXT, MODEL, Server, chat, config, error_of, until};
 
 #[tokio::test]
 async fn each_kind_of_bad_request_is_refused_with_its_field_and_code() {
@@ -267,6 +267,39 @@ async fn a_body_of_more_than_16_mebibytes_is_refused_before_it_is_read() {
         assert_eq!(error_of(response).await.0, StatusCode::PAYLOAD_TOO_LARGE);
     }
     assert_eq!(server.chat("x", json!({})).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn bodies_together_have_a_bound_and_a_declared_length_takes_nothing() {
+    let mut config = config();
+    config.body_budget = 100_000;
+    let server = Server::start(config).await;
+    let address = server.api.trim_start_matches("http://");
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 16000000\r\n\r\n";
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(server.chat("x", json!({})).await.status(), StatusCode::OK);
+    // Most of the budget arrives and stays.
+    slow.write_all(&vec![b' '; 99_900]).await.unwrap();
+    until("the budget to be taken", async || {
+        let response = server.chat(&"x".repeat(60), json!({})).await;
+        if response.status() == StatusCode::OK {
+            return false;
+        }
+        assert_eq!(response.headers()["retry-after"], "1");
+        let (status, error) = error_of(response).await;
+        assert_eq!(
+            (status, &error["code"]),
+            (StatusCode::TOO_MANY_REQUESTS, &json!("overloaded"))
+        );
+        true
+    })
+    .await;
+    drop(slow);
+    until("the budget to be given back", async || {
+        server.chat("x", json!({})).await.status() == StatusCode::OK
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use chandler_runtime::model::{self, BLOCK_TOKENS, Capacity, Model, Run, Setup, StepPlan};
-use chandler_runtime::prompt::Message;
+use chandler_runtime::prompt::{Message, Template};
 use chandler_runtime::tokenizer::Prompt;
 use chandler_runtime::weights::folder::{self, Opened};
 use safetensors::SafeTensors;
@@ -57,6 +57,7 @@ fn prompts_have_the_reference_s_text_and_tokens() {
         ..
     } = folder::open(&fixture("model")).unwrap();
     let template = template.unwrap();
+    let template = Template::new(&template.text, &tokenizer, &template.path).unwrap();
     for Case {
         name,
         messages,

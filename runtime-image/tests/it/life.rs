@@ -27,6 +27,11 @@ async fn both_ports_answer_while_the_model_loads() {
         server.look("/readyz").await,
         (StatusCode::SERVICE_UNAVAILABLE, "Loading".to_owned())
     );
+    let status: Value = serde_json::from_str(&server.look("/status").await.1).unwrap();
+    assert_eq!(
+        status,
+        json!({ "version": env!("CARGO_PKG_VERSION"), "phase": "Loading", "device": "cpu", "phases": {} })
+    );
     let response = server.chat("x", json!({})).await;
     assert!(response.headers().contains_key("retry-after"));
     let (status, error) = error_of(response).await;
@@ -36,14 +41,24 @@ async fn both_ports_answer_while_the_model_loads() {
     );
     go.send(()).unwrap();
     server.until_ready().await;
-    let status: Value = serde_json::from_str(&server.look("/status").await.1).unwrap();
+    let text = server.look("/status").await.1;
+    assert!(text.len() < 1_024, "{text}");
+    let status: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(status["phase"], "Ready");
     assert_eq!(status["device"], "cpu");
     assert_eq!(
         status["limits"],
         json!({ "contextLength": CONTEXT, "maxSequences": 4 })
     );
-    assert!(status["phases"]["loadedSeconds"].is_number(), "{status}");
+    for phase in ["loadedSeconds", "warmSeconds"] {
+        assert!(status["phases"][phase].is_number(), "{status}");
+    }
+    let metrics = server.look("/metrics").await.1;
+    for phase in ["load", "warm"] {
+        let name =
+            format!("chandler_runtime_startup_seconds{{model_name=\"fake\",phase=\"{phase}\"}} ");
+        assert!(metrics.contains(&name), "{metrics}");
+    }
     assert_eq!(server.chat("x", json!({})).await.status(), StatusCode::OK);
 }
 
@@ -114,6 +129,30 @@ async fn a_stream_that_outlasts_the_drain_is_cut_off() {
 }
 
 #[tokio::test]
+async fn the_status_of_a_model_in_memory_is_whole_before_its_first_step() {
+    let (config, control) = (config(), Arc::new(FakeControl::default()));
+    control.delay_milliseconds.store(500, Ordering::SeqCst);
+    let (settings, switches) = (config.clone(), control.clone());
+    let server = Server::start_with(config, control, move || fake(&settings, switches)).await;
+    let mut status = Value::Null;
+    until("the first step to be under way", async || {
+        status = serde_json::from_str(&server.look("/status").await.1).unwrap();
+        status["phase"] == "Warming"
+    })
+    .await;
+    assert_eq!(
+        (&status["dtype"], &status["bytesResident"]),
+        (&json!("none"), &json!(0))
+    );
+    assert_eq!(status["limits"]["contextLength"], CONTEXT);
+    let phases = status["phases"].as_object().unwrap();
+    assert!(
+        phases.contains_key("loadedSeconds") && !phases.contains_key("warmSeconds"),
+        "{status}"
+    );
+}
+
+#[tokio::test]
 async fn an_engine_that_dies_answers_those_who_wait_and_ends_the_process() {
     let server = Server::start(config()).await;
     server.control.panics.store(true, Ordering::SeqCst);
@@ -153,6 +192,13 @@ async fn metrics_count_under_the_names_that_dashboards_know() {
         "vllm:num_requests_running{model_name=\"fake\"} 0",
         "vllm:request_success_total{model_name=\"fake\",finished_reason=\"stop\"} 1",
         "vllm:time_to_first_token_seconds_count{model_name=\"fake\"} 2",
+        "vllm:e2e_request_latency_seconds_count{model_name=\"fake\"} 2",
+        "vllm:request_queue_time_seconds_count{model_name=\"fake\"} 2",
+        "vllm:inter_token_latency_seconds_count{model_name=\"fake\"} 2",
+        "vllm:request_prompt_tokens_sum{model_name=\"fake\"} 3.0",
+        "vllm:request_generation_tokens_sum{model_name=\"fake\"} 4.0",
+        "vllm:num_requests_waiting{model_name=\"fake\"} 0",
+        "vllm:kv_cache_usage_perc{model_name=\"fake\"} 0.0",
     ] {
         server.until_counted(line).await;
     }

@@ -4,7 +4,9 @@
 
 mod answers;
 mod bad_input;
+mod card;
 mod golden;
+mod keys;
 mod life;
 mod queue;
 mod server;
