@@ -44,36 +44,46 @@ pub fn pick(model: &ModelCardSpec, selection: &ModelSelection) -> Result<Choice,
         .iter()
         .filter_map(|variant| Some((*variant, quantization(variant, selection)?)))
         .collect();
-    let (variant, quantization) = match with_quantization.as_slice() {
-        [] => {
-            let wanted = selection.quantization.as_deref().unwrap_or_default();
-            return Err(not_found(
-                model,
-                &format!("quantization {wanted:?} is not offered"),
-            ));
-        }
-        [only] => *only,
-        _ => {
-            return Err(Violation {
-                reason: Reason::VariantAmbiguous,
-                message: format!(
-                    "spec.model leaves {} variants; say which with sizeInBillions, format or quantization. There are: {}",
-                    with_quantization.len(),
-                    offered(model)
-                ),
-            });
-        }
+    let Some((first, _)) = with_quantization.first() else {
+        let wanted = selection.quantization.as_deref().unwrap_or_default();
+        return Err(not_found(
+            model,
+            &format!("quantization {wanted:?} is not offered"),
+        ));
     };
-    let source = match selection.hub {
-        None => variant.sources.first(),
-        Some(hub) => variant.sources.iter().find(|source| source.hub == hub),
-    };
-    let Some(source) = source else {
-        let hubs: Vec<_> = variant
-            .sources
+    let form = |variant: &Variant| (variant.format, size(&variant.size_in_billions));
+    // Variants of one format and size differ in quantizations, files or hubs only, and their order says which is preferred.
+    if with_quantization
+        .iter()
+        .any(|(variant, _)| form(variant) != form(first))
+    {
+        return Err(Violation {
+            reason: Reason::VariantAmbiguous,
+            message: format!(
+                "spec.model leaves {} variants; say which with sizeInBillions, format or quantization. There are: {}",
+                with_quantization.len(),
+                offered(model)
+            ),
+        });
+    }
+    let found = with_quantization
+        .iter()
+        .find_map(|(variant, quantization)| {
+            let source = match selection.hub {
+                None => variant.sources.first(),
+                Some(hub) => variant.sources.iter().find(|source| source.hub == hub),
+            };
+            Some((*variant, *quantization, source?))
+        });
+    let Some((variant, quantization, source)) = found else {
+        let mut hubs: Vec<_> = with_quantization
             .iter()
-            .map(|source| source.hub.as_str())
+            .flat_map(|(variant, _)| &variant.sources)
+            .map(|source| source.hub)
             .collect();
+        hubs.sort_unstable();
+        hubs.dedup();
+        let hubs: Vec<_> = hubs.into_iter().map(crate::api::Hub::as_str).collect();
         return Err(Violation {
             reason: Reason::HubNotOffered,
             message: format!(
@@ -102,7 +112,7 @@ fn quantization<'a>(variant: &'a Variant, selection: &ModelSelection) -> Option<
 }
 
 /// A size with a point and without zeros that say nothing: `1_50` is `1.5`.
-fn size(text: &str) -> String {
+pub(crate) fn size(text: &str) -> String {
     let text = text.replace('_', ".");
     let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
     let whole = whole.trim_start_matches('0');
@@ -189,6 +199,25 @@ mod tests {
             check(json!({"quantization": "none"})).unwrap().source.id,
             "a/large"
         );
+    }
+
+    #[test]
+    fn variants_of_one_size_and_format_are_preferred_in_their_order() {
+        let model: ModelCardSpec = serde_json::from_value(json!({"variants": [
+            {"format": "ggufv2", "sizeInBillions": "7", "quantizations": ["Q4_1"], "sources": [{"hub": "huggingface", "id": "a/whole"}]},
+            {"format": "ggufv2", "sizeInBillions": "7.0", "quantizations": ["Q8_0"], "sources": [{"hub": "huggingface", "id": "a/parts"}]},
+            {"format": "ggufv2", "sizeInBillions": "7", "quantizations": ["q4_1"], "sources": [{"hub": "modelscope", "id": "b/whole"}]},
+        ]}))
+        .unwrap();
+        for (selection, id) in [
+            (json!({}), "a/whole"),
+            (json!({"quantization": "q8_0"}), "a/parts"),
+            (json!({"quantization": "Q4_1"}), "a/whole"),
+            (json!({"hub": "modelscope"}), "b/whole"),
+        ] {
+            let selection = serde_json::from_value(selection).unwrap();
+            assert_eq!(pick(&model, &selection).unwrap().source.id, id);
+        }
     }
 
     #[test]
