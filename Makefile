@@ -67,7 +67,7 @@ deny: ## Licences, bans and sources of all dependencies
 	hack/deny
 
 unit: own-target ## Unit, golden and in-process tests; no cluster needed
-	CHANDLER_DEMO_MODEL=$$(hack/demo-model) cargo test --locked
+	model=$$(hack/demo-model); registry=$$(hack/xinference-registry); CHANDLER_DEMO_MODEL=$$model CHANDLER_XINFERENCE_REGISTRY=$$registry cargo test --locked
 
 go-test: ## Unit tests of the Go programs: cluster, image packing, schemas, rights, chart, what GitOps tools take
 	for folder in e2e/cluster hack/image hack/schemas hack/rights hack/chart-check gitops; do (cd $$folder && go vet ./... && CGO_ENABLED=0 go test -v ./...); done

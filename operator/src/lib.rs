@@ -2,11 +2,14 @@
 //!
 //! Read in this order: `api` (what users write), `config`, `run` and `watches` (what wakes a reconcile),
 //! `model_deployment` and `model_cache` (the two drivers, one direction each), then what they share.
+//! `crd` and `xinference` are the commands that need no cluster.
 //! Only `kubernetes` writes to the API server; `validate`, `progress`, `build` and `status` are plain functions.
 
 pub mod api;
+pub mod bounds;
 pub mod config;
 pub mod crd;
+pub mod xinference;
 
 pub mod context;
 pub mod run;

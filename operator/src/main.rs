@@ -1,11 +1,11 @@
-//! The command line of `chandler-operator`: `run` the operator, or print its `crd`s.
+//! The command line of `chandler-operator`: `run` the operator, print its `crd`s, or write manifests for people who come `from-xinference`.
 
 use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use chandler_operator::config::RunArgs;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Turns ModelDeployments into endpoints that answer.
@@ -23,12 +23,50 @@ enum Command {
         #[arg(long, conflicts_with = "out")]
         docs: bool,
     },
+    /// Work with ModelCards.
+    #[command(subcommand)]
+    Card(CardCommand),
+    /// Print the ModelDeployment for a launch of Xinference: `from-xinference -- launch --model-name …`.
+    FromXinference {
+        /// The launch as it would be typed.
+        #[arg(
+            required = true,
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "LAUNCH"
+        )]
+        launch: Vec<String>,
+    },
+}
+
+#[derive(Subcommand)]
+enum CardCommand {
+    /// Turn Xinference's registry of LLMs, or the file of a custom model, into ModelCards.
+    Import {
+        /// `llm_family.json`, or the file of a custom model.
+        file: PathBuf,
+        /// Folder that gets one file per card; without it all go to standard output.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Run(arguments) => run(*arguments),
         Command::Crd { out, docs } => crd(out, docs),
+        Command::Card(CardCommand::Import { file, out }) => {
+            Ok(chandler_operator::xinference::import_file(
+                &file,
+                out.as_deref(),
+                &mut std::io::stdout().lock(),
+                &mut std::io::stderr().lock(),
+            )?)
+        }
+        Command::FromXinference { launch } => {
+            let manifest = chandler_operator::xinference::from_launch(&launch)?;
+            Ok(std::io::stdout().lock().write_all(manifest.as_bytes())?)
+        }
     }
 }
 

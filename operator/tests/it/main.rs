@@ -1,4 +1,4 @@
-//! Tests of the operator that need no cluster: golden cases, generated files, built-in cards, the admission table's form, the reasons' page.
+//! Tests of the operator that need no cluster: golden cases, generated files, built-in cards, the admission table's form, the reasons' page, the way from Xinference.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -6,3 +6,4 @@ mod admission;
 mod cases;
 mod generated;
 mod troubleshooting;
+mod xinference;
