@@ -99,6 +99,18 @@ impl Endpoint {
         Self::read(self.http.get(format!("{}{path}", self.base)), path).await
     }
 
+    /// The status of a GET request with this bearer token.
+    ///
+    /// # Errors
+    /// When no answer comes at all.
+    pub async fn status_with_key(&self, path: &str, key: Option<&str>) -> Result<u16> {
+        let mut request = self.http.get(format!("{}{path}", self.base));
+        if let Some(key) = key {
+            request = request.bearer_auth(key);
+        }
+        Ok(Self::read(request, path).await?.status)
+    }
+
     async fn read(request: reqwest::RequestBuilder, path: &str) -> Result<Answer> {
         let response = request
             .send()

@@ -40,6 +40,8 @@ kinds! {
     POD: "" "v1" "Pod" "pods";
     SERVICE: "" "v1" "Service" "services";
     SECRET: "" "v1" "Secret" "secrets";
+    NODE: "" "v1" "Node" "nodes";
+    QUOTA: "" "v1" "ResourceQuota" "resourcequotas";
     CLAIM: "" "v1" "PersistentVolumeClaim" "persistentvolumeclaims";
     DEPLOYMENT: "apps" "v1" "Deployment" "deployments";
     JOB: "batch" "v1" "Job" "jobs";

@@ -14,6 +14,8 @@ pub struct Image {
     pub name: String,
     /// A tag that changes with the contents.
     pub tag: String,
+    /// The workspace's version, under which the same image goes too.
+    pub version: String,
     /// `sha256:…` of the manifest.
     pub digest: String,
     /// The OCI archive.
@@ -63,6 +65,7 @@ impl Images {
             Ok::<_, anyhow::Error>(Image {
                 name: value("NAME")?,
                 tag: value("TAG")?,
+                version: value("VERSION")?,
                 digest: value("DIGEST")?,
                 archive: checkout().join(value("ARCHIVE")?),
             })

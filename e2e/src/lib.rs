@@ -4,6 +4,7 @@
 //! both are one program and one image. The other modules are the harness of `tests/it`, in the order in which a story uses them.
 
 pub mod hub;
+pub mod played_runtime;
 pub mod relay;
 
 #[cfg(feature = "harness")]

@@ -1,6 +1,6 @@
 //! Every state that the ModelDeployments and ModelCaches of a namespace go through, from a watch that runs beside the story.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -72,6 +72,7 @@ impl Record {
     pub async fn check(self) -> Result<()> {
         self.catch_up().await?;
         let log = std::mem::take(&mut lock(&self.log).entries);
+        note_reasons(&self.namespace, &log)?;
         let found = violations(&judged(&log).await?);
         ensure!(
             found.is_empty(),
@@ -132,6 +133,23 @@ async fn watch(api: Api<DynamicObject>, log: Arc<Mutex<Log>>) {
 
 fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
     log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes down which reasons were seen, one file for each namespace; `hack/conditions` reads them.
+fn note_reasons(namespace: &str, log: &[Logged]) -> Result<()> {
+    let mut reasons = BTreeSet::new();
+    for entry in log {
+        if let Logged::Object(object) = entry {
+            let conditions = object["status"]["conditions"].as_array();
+            let seen = conditions.into_iter().flatten();
+            reasons.extend(seen.filter_map(|condition| condition["reason"].as_str()));
+        }
+    }
+    let folder = checkout().join("build/reasons");
+    std::fs::create_dir_all(&folder)?;
+    let text: String = reasons.iter().map(|reason| format!("{reason}\n")).collect();
+    std::fs::write(folder.join(namespace), text)?;
+    Ok(())
 }
 
 /// One state of one object.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use chandler_e2e::{hub, relay};
+use chandler_e2e::{hub, played_runtime, relay};
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +43,14 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    // As the operator calls a runtime: with `serve` and flags that a played one has no use for.
+    if std::env::args().nth(1).as_deref() == Some("serve") {
+        let mut terminated = signal(SignalKind::terminate())?;
+        return tokio::select! {
+            result = played_runtime::serve() => result,
+            _ = terminated.recv() => Ok(()),
+        };
+    }
     let args = Args::parse();
     let hub = listen(args.listen).await?;
     let cdn = listen(args.cdn_listen).await?;

@@ -7,6 +7,7 @@
 //! KEEP=1 make e2e STORY=…     the namespace stays for a look at it
 //! ```
 
+mod access;
 mod admission;
 mod answer;
 mod bad_input;
@@ -19,10 +20,14 @@ mod hub_trouble;
 mod images;
 mod install;
 mod others_hubs;
+mod plan;
 mod recovery;
 mod registry;
+mod rollout;
+mod scheduling;
 mod served;
 mod steady;
 mod tenants;
+mod unhealthy;
 mod upgrade;
 mod weights;

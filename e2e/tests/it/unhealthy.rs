@@ -1,0 +1,186 @@
+//! Every way in which serving pods fail is caused for real, told with what to do, and healed by a corrected spec.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use chandler_e2e::cluster::MODEL_DEPLOYMENT;
+use chandler_e2e::model;
+use chandler_e2e::story::{Company, Story, story};
+use serde_json::{Value, json};
+
+/// From a changed spec to the kubelet's words in the status, on two busy cores.
+const TOLD_WITHIN: Duration = Duration::from_secs(90);
+
+async fn respec(story: &Story, fields: Value) -> Result<()> {
+    let mut object = model::deployment(&story.repository());
+    for (name, value) in fields.as_object().into_iter().flatten() {
+        object["spec"][name] = value.clone();
+    }
+    story.apply(MODEL_DEPLOYMENT, object).await?;
+    Ok(())
+}
+
+async fn told(story: &Story, reason: &str, texts: &[&str]) -> Result<()> {
+    let message = story
+        .reason(TOLD_WITHIN, ("RuntimeHealthy", "False", reason))
+        .await?;
+    story
+        .reason(TOLD_WITHIN, ("Ready", "False", reason))
+        .await?;
+    for text in texts {
+        ensure!(message.contains(text), "{reason} lacks {text:?}: {message}");
+    }
+    Ok(())
+}
+
+#[test]
+fn failing_pods_are_told_with_their_last_words_and_heal() {
+    story("unhealthy", Company::Welcome, async |story| {
+        story.deploy().await?;
+        story.ready().await?;
+        let images = &story.world.images;
+
+        respec(
+            story,
+            json!({ "runtime": { "image": "127.0.0.1:9/nothing:1" } }),
+        )
+        .await?;
+        told(
+            story,
+            "ImagePullFailed",
+            &["127.0.0.1:9/nothing:1", "imagePullSecrets"],
+        )
+        .await?;
+        // The old revision goes on answering.
+        story
+            .reason(TOLD_WITHIN, ("Available", "True", "Answering"))
+            .await?;
+
+        let stranger = images.operator.reference();
+        respec(story, json!({ "runtime": { "image": stranger } })).await?;
+        told(
+            story,
+            "CrashLooping",
+            &["exit code 2", "unrecognized subcommand"],
+        )
+        .await?;
+
+        respec(
+            story,
+            json!({ "runtime": { "resources": { "limits": { "memory": "48Mi" } } } }),
+        )
+        .await?;
+        told(story, "OutOfMemory", &["runtime.resources.limits.memory"]).await?;
+
+        let deaf = json!([{ "name": "CHANDLER_MANAGEMENT_LISTEN", "value": "127.0.0.1:8081" }]);
+        respec(story, json!({ "runtime": { "env": deaf } })).await?;
+        told(story, "ProbeFailing", &["/healthz"]).await?;
+
+        respec(story, json!({})).await?;
+        let ready = story.ready().await?;
+        let status = &ready["status"];
+        ensure!(
+            status["device"]["type"] == "cpu" && status["startup"]["readySeconds"].is_number(),
+            "{status}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_gpu_that_the_runtime_does_not_use_is_told() {
+    story("wrong-device", Company::Welcome, async |story| {
+        story
+            .world
+            .hub
+            .offer(&story.repository(), json!({}))
+            .await?;
+        respec(
+            story,
+            json!({ "accelerators": [{ "type": "nvidia.com/gpu" }] }),
+        )
+        .await?;
+        told(
+            story,
+            "WrongDevice",
+            &["computes on the CPU", "nvidia.com/gpu"],
+        )
+        .await?;
+        story
+            .reason(TOLD_WITHIN, ("Stalled", "True", "WrongDevice"))
+            .await?;
+        // It answers all the same.
+        story
+            .reason(TOLD_WITHIN, ("Available", "True", "Answering"))
+            .await?;
+        // A runtime that says `cuda`, as on a node whose driver hands the GPU out.
+        let played = played(story, &["PLAYED_DEVICE=cuda"]);
+        respec(
+            story,
+            json!({ "accelerators": [{ "type": "nvidia.com/gpu" }], "runtime": played }),
+        )
+        .await?;
+        let ready = story.ready().await?;
+        ensure!(
+            ready["status"]["device"]["type"] == "cuda",
+            "{}",
+            ready["status"]
+        );
+        Ok(())
+    });
+}
+
+/// A runtime that is played by the stand-in's image.
+fn played(story: &Story, env: &[&str]) -> Value {
+    let image = &story.world.images.hub;
+    let env: Vec<Value> = env
+        .iter()
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| json!({ "name": name, "value": value }))
+        .collect();
+    json!({ "image": image.reference(), "env": env })
+}
+
+#[test]
+fn a_revision_that_never_becomes_ready_is_kept_or_rolled_back_as_the_spec_says() {
+    story("deadline", Company::Welcome, async |story| {
+        story.deploy().await?;
+        let first = story.ready().await?["status"]["revision"].clone();
+        let never = played(story, &["PLAYED_PHASE=Loading"]);
+        let keep = json!({ "progressDeadlineSeconds": 5 });
+        respec(story, json!({ "runtime": never, "rollout": keep })).await?;
+        for kind in ["Ready", "Stalled"] {
+            let status = if kind == "Ready" { "False" } else { "True" };
+            let message = story
+                .reason(TOLD_WITHIN, (kind, status, "DeadlineExceeded"))
+                .await?;
+            ensure!(message.contains("progressDeadlineSeconds"), "{message}");
+        }
+        respec(story, json!({})).await?;
+        story.ready().await?;
+
+        let back = json!({ "progressDeadlineSeconds": 5, "onFailure": "RollBack" });
+        respec(story, json!({ "runtime": never, "rollout": back })).await?;
+        let message = story
+            .reason(TOLD_WITHIN, ("Stalled", "True", "RolledBack"))
+            .await?;
+        let object = story
+            .world
+            .cluster
+            .get(MODEL_DEPLOYMENT, &story.namespace, model::NAME)
+            .await?
+            .unwrap_or_default();
+        ensure!(
+            object["status"]["revision"] == first
+                && message.contains(first.as_str().unwrap_or("?")),
+            "{message}: {}",
+            object["status"]
+        );
+        story
+            .reason(TOLD_WITHIN, ("Available", "True", "Answering"))
+            .await?;
+        respec(story, json!({ "rollout": back })).await?;
+        story.ready().await?;
+        Ok(())
+    });
+}
