@@ -23,9 +23,14 @@ pub struct RunArgs {
     )]
     pub namespace: String,
 
-    /// Serve only this namespace instead of all.
-    #[arg(long, env = "CHANDLER_WATCH_NAMESPACE", value_name = "NAMESPACE")]
-    pub watch_namespace: Option<String>,
+    /// Serve only these namespaces, separated by commas; empty means all.
+    #[arg(
+        long,
+        env = "CHANDLER_NAMESPACES",
+        value_delimiter = ',',
+        value_name = "NAMESPACES"
+    )]
+    pub namespaces: Vec<String>,
 
     /// Image of the Jobs and of the serving pods.
     #[arg(long, env = "CHANDLER_RUNTIME_IMAGE", default_value = DEFAULT_RUNTIME_IMAGE, value_name = "REF")]
@@ -126,8 +131,8 @@ const DEFAULT_TRANSFORMERS_IMAGE: &str = "docker.io/huggingface/transformers-pyt
 pub struct Config {
     /// Namespace of the operator itself.
     pub namespace: String,
-    /// The one namespace to serve; all when absent.
-    pub watch_namespace: Option<String>,
+    /// The namespaces to serve, each once; all when empty.
+    pub namespaces: Vec<String>,
     /// What every pod is built from.
     pub pods: PodDefaults,
     /// Whether to apply the built-in ModelCards.
@@ -206,6 +211,9 @@ pub enum ConfigError {
 /// Largest bundle of certificates: each Job carries it as an environment variable, and the kernel allows 128 KiB for one.
 const MAX_CA_BUNDLE: usize = 120 * 1024;
 
+/// Most namespaces that can be named: each one takes a watch of its own for every kind.
+const MAX_NAMESPACES: usize = 64;
+
 impl RunArgs {
     /// Reads what was typed as what is meant.
     ///
@@ -251,7 +259,7 @@ impl RunArgs {
         }
         Ok(Config {
             namespace: self.namespace,
-            watch_namespace: self.watch_namespace.filter(|name| !name.is_empty()),
+            namespaces: namespaces(&self.namespaces)?,
             pods: PodDefaults {
                 image: self.runtime_image,
                 vllm_image: self.vllm_image,
@@ -270,6 +278,34 @@ impl RunArgs {
             listen_probes: self.listen_probes,
         })
     }
+}
+
+fn namespaces(typed: &[String]) -> Result<Vec<String>, ConfigError> {
+    let mut names = Vec::new();
+    for name in typed.iter().map(|name| name.trim()) {
+        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.len() > 63 || !name.chars().all(is_plain) {
+            return Err(bad(
+                "namespaces",
+                name,
+                "use names of namespaces, separated by commas",
+            ));
+        }
+        if !name.is_empty() {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    names.dedup();
+    if names.len() > MAX_NAMESPACES {
+        let count = format!("a list of {} names", names.len());
+        return Err(bad(
+            "namespaces",
+            &count,
+            "name at most 64, or none to serve all",
+        ));
+    }
+    Ok(names)
 }
 
 fn endpoints(typed: &[String]) -> Result<BTreeMap<Hub, String>, ConfigError> {
@@ -338,6 +374,7 @@ mod tests {
         );
         assert_eq!(config.pods.fs_group, Some(65_532));
         assert!(config.builtin_cards);
+        assert!(config.namespaces.is_empty());
     }
 
     #[test]
@@ -347,6 +384,7 @@ mod tests {
             "--fs-group=none",
             "--builtin-cards=false",
             "--image-pull-secret=a,b",
+            "--namespaces=team-b,team-a,,team-b",
             "--https-proxy=http://proxy.test:3128",
         ])
         .unwrap();
@@ -356,6 +394,7 @@ mod tests {
         );
         assert_eq!(config.pods.fs_group, None);
         assert_eq!(config.pods.pull_secrets, ["a", "b"]);
+        assert_eq!(config.namespaces, ["team-a", "team-b"]);
         assert_eq!(
             config.pods.job_env,
             [(
@@ -377,6 +416,10 @@ mod tests {
             (
                 "--image-pull-policy=Sometimes",
                 "use Always, IfNotPresent or Never",
+            ),
+            (
+                "--namespaces=a,B_c",
+                "--namespaces is \"B_c\": use names of namespaces",
             ),
             (
                 "--ca-bundle-file=/nonexistent.pem",

@@ -13,13 +13,14 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 
 use crate::api::{ModelCache, ModelCard, ModelDeployment};
 use crate::config::Config;
 use crate::kubernetes::{Cluster, Kind};
 use crate::model_status::StatusReader;
 use crate::nodes::UsageReader;
+use crate::store::{Facet, Kept, Store};
 use crate::telemetry::Metrics;
 
 /// What one reconcile is handed.
@@ -51,7 +52,7 @@ impl Context {
 }
 
 /// What the watches have seen. Children are watched by our label only, so that memory does not grow with the cluster.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Stores {
     /// Every card.
     pub cards: Store<ModelCard>,
@@ -81,27 +82,50 @@ pub struct Stores {
     pub storage_classes: Store<StorageClass>,
 }
 
+/// A kind that has a store. What we write of it is read back from there at once.
+pub trait Stored: Kept {
+    /// Its store.
+    fn store(stores: &Stores) -> &Store<Self>;
+}
+
+macro_rules! stored {
+    ($($kind:ty => $store:ident),+ $(,)?) => {
+        $(impl Stored for $kind {
+            fn store(stores: &Stores) -> &Store<Self> {
+                &stores.$store
+            }
+        })+
+    };
+}
+
+stored! {
+    ModelCard => cards,
+    ModelCache => caches,
+    ModelDeployment => deployments,
+    Job => jobs,
+    Pod => pods,
+    Deployment => workloads,
+    Service => services,
+    ControllerRevision => revisions,
+    PodDisruptionBudget => budgets,
+    Node => nodes,
+    RuntimeClass => runtime_classes,
+    PersistentVolumeClaim => claims,
+    StorageClass => storage_classes,
+}
+
 impl Stores {
     /// The children of an owner, by label.
     #[must_use]
-    pub fn children<K: Kind>(
+    pub fn children<K: Kept>(
         &self,
         store: &Store<K>,
         namespace: &str,
-        label: &str,
+        label: &'static str,
         owner: &str,
     ) -> Vec<K> {
         store
-            .state_filter(|object| {
-                object.meta().namespace.as_deref() == Some(namespace)
-                    && object
-                        .meta()
-                        .labels
-                        .as_ref()
-                        .and_then(|labels| labels.get(label))
-                        .map(String::as_str)
-                        == Some(owner)
-            })
+            .by(&Facet::new(namespace, label, owner))
             .iter()
             .map(|object| (**object).clone())
             .collect()
@@ -109,7 +133,7 @@ impl Stores {
 
     /// One object of a namespace.
     #[must_use]
-    pub fn get<K: Kind>(&self, store: &Store<K>, namespace: &str, name: &str) -> Option<K> {
+    pub fn get<K: Kept>(&self, store: &Store<K>, namespace: &str, name: &str) -> Option<K> {
         store
             .get(&ObjectRef::new(name).within(namespace))
             .map(|object| (*object).clone())

@@ -18,6 +18,7 @@ use thiserror::Error;
 
 use crate::child::{APPLIED, MANAGER};
 use crate::conditions::{Transition, shortened};
+use crate::context::{Stored, Stores};
 use crate::{digest, drift};
 
 /// Longest note of an Event that the API server takes.
@@ -46,6 +47,7 @@ impl<K> Kind for K where
 pub struct Cluster {
     client: Client,
     recorder: Recorder,
+    stores: Stores,
 }
 
 /// What the API server refused, or did not answer.
@@ -138,15 +140,19 @@ pub struct Stranger {
 }
 
 impl Cluster {
-    /// Wraps a client. `instance` names this process in Events.
+    /// Wraps a client. `instance` names this process in Events; what is written enters `stores` at once.
     #[must_use]
-    pub fn new(client: Client, instance: Option<String>) -> Self {
+    pub fn new(client: Client, instance: Option<String>, stores: Stores) -> Self {
         let reporter = Reporter {
             controller: format!("chandler.dev/{MANAGER}"),
             instance,
         };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, recorder }
+        Self {
+            client,
+            recorder,
+            stores,
+        }
     }
 
     /// The client, for watches only.
@@ -232,7 +238,7 @@ impl Cluster {
     /// When the API server refuses the object or does not answer.
     pub async fn apply<K>(&self, mut wanted: K, live: Option<&K>) -> Result<K, ClusterError>
     where
-        K: Kind + Resource<Scope = NamespaceResourceScope>,
+        K: Stored + Resource<Scope = NamespaceResourceScope>,
     {
         let digest = digest::of(&wanted);
         wanted
@@ -258,6 +264,7 @@ impl Cluster {
                 reason: words(&source),
                 source,
             })?;
+        K::store(&self.stores).wrote(&applied);
         tracing::info!(kind, name, namespace, "applied");
         Ok(applied)
     }
@@ -292,7 +299,7 @@ impl Cluster {
     /// When the API server does not answer.
     pub async fn delete<K>(&self, object: &K) -> Result<(), ClusterError>
     where
-        K: Kind + Resource<Scope = NamespaceResourceScope>,
+        K: Stored + Resource<Scope = NamespaceResourceScope>,
     {
         let (kind, name) = (K::kind(&()).into_owned(), object.name_any());
         let namespace = object.namespace().unwrap_or_default();
@@ -305,6 +312,7 @@ impl Cluster {
         };
         match self.api::<K>(&namespace).delete(&name, &parameters).await {
             Ok(_) => {
+                K::store(&self.stores).deleted(object);
                 tracing::info!(kind, name, namespace, "deleted");
                 Ok(())
             }
@@ -325,7 +333,7 @@ impl Cluster {
         transitions: &[Transition],
     ) -> Result<(), ClusterError>
     where
-        K: Kind + HasStatus + Resource<Scope = NamespaceResourceScope>,
+        K: Stored + HasStatus + Resource<Scope = NamespaceResourceScope>,
         K::Status: Serialize + PartialEq,
     {
         if object.status() == Some(status) {
@@ -346,7 +354,7 @@ impl Cluster {
             .patch_status(&name, &parameters, &Patch::Apply(&body))
             .await;
         match written {
-            Ok(_) => {}
+            Ok(written) => K::store(&self.stores).wrote(&written),
             // It was deleted meanwhile, or is another object: there is nobody left to tell.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
             Err(source) => return Err(ClusterError::Status { kind, name, source }),

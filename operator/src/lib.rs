@@ -1,6 +1,6 @@
 //! The operator of Chandler: it turns one ModelDeployment into an endpoint that answers.
 //!
-//! Read in this order: `api` (what users write), `config`, `run` and `watches` (what wakes a reconcile),
+//! Read in this order: `api` (what users write), `config`, `run` and `watches` (what wakes a reconcile), `store` and `kept` (what is known),
 //! `model_deployment` and `model_cache` (the two drivers, one direction each), then what they share.
 //! `crd` and `xinference` are the commands that need no cluster.
 //! Only `kubernetes` writes to the API server; `validate`, `progress`, `build` and `status` are plain functions.
@@ -12,7 +12,10 @@ pub mod crd;
 pub mod xinference;
 
 pub mod context;
+pub mod kept;
+pub mod queue;
 pub mod run;
+pub mod store;
 pub mod watches;
 
 pub mod model_cache;

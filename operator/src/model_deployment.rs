@@ -26,10 +26,12 @@ use kube::runtime::controller::Action;
 use crate::api::{ConditionType, ModelDeployment, ModelDeploymentStatus, Reason, SecretKey};
 use crate::conditions;
 use crate::context::Context;
+use crate::kept::USES_CACHE;
 use crate::kubernetes::{ClusterError, is_controlled_by};
 use crate::model_cache::validate::Violation;
 use crate::model_status::is_waiting;
 use crate::pod_health;
+use crate::store::Facet;
 use build::engine;
 use decide::Decision;
 use observe::Observed;
@@ -141,15 +143,13 @@ fn token(
         Origin::Cache { .. } | Origin::Claim(_) => return None,
     };
     let (namespace, name) = (object.namespace(), object.name_any());
+    let facet = Facet::new(namespace.as_deref().unwrap_or_default(), USES_CACHE, cache);
     let mut tokens: Vec<(String, SecretKey)> = ctx
         .stores
         .deployments
-        .state_filter(|other| {
-            other.namespace() == namespace
-                && other.name_any() != name
-                && crate::model_cache::observe::uses(other, cache)
-        })
+        .by(&facet)
         .iter()
+        .filter(|other| other.name_any() != name && crate::model_cache::observe::uses(other, cache))
         .filter_map(|other| {
             let token = other.spec.weights.as_ref()?.token_secret_ref.clone()?;
             Some((other.name_any(), token))

@@ -6,26 +6,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::channel::mpsc::Receiver;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, future};
+use kube::api::DynamicObject;
 use kube::runtime::controller::{
     Action, Config as ControllerConfig, Error as ControllerError, applier,
 };
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::api::ModelCard;
 use crate::config::Config;
-use crate::context::{Context, Failures, Stores};
+use crate::context::{Context, Failures, Stored, Stores};
 use crate::kubernetes::{Cluster, ClusterError, Kind};
 use crate::model_status::StatusReader;
 use crate::nodes::UsageReader;
 use crate::probes::{self, Probes};
+use crate::queue::Queue;
 use crate::telemetry::Metrics;
-use crate::watches::{self, Watches};
+use crate::watches::{self, Queues, Watches};
 use crate::{cards, model_cache, model_deployment};
 
 /// Reconciles of one kind at a time: a bound on requests to the API server and on memory.
@@ -87,14 +88,11 @@ pub async fn run(
         Vec::new()
     };
     let instance = std::env::var("HOSTNAME").ok();
-    let Watches {
-        stores,
-        deployments,
-        caches,
-        mut tasks,
-    } = watches::start(&client, config.watch_namespace.as_deref());
+    let (stores, queues) = (Stores::default(), Queues::default());
+    let Watches { listed, mut tasks } =
+        watches::start(&client, &config.namespaces, &stores, &queues);
     let ctx = Arc::new(Context {
-        cluster: Cluster::new(client, instance),
+        cluster: Cluster::new(client, instance, stores.clone()),
         stores,
         metrics: Metrics::new(&config.namespace),
         status_reader: StatusReader::new()?,
@@ -104,6 +102,7 @@ pub async fn run(
     });
     tracing::info!(
         namespace = ctx.config.namespace,
+        serves = ?ctx.config.namespaces,
         image = ctx.config.pods.image,
         "operator started"
     );
@@ -119,7 +118,7 @@ pub async fn run(
         wait(stopped.clone()),
     ));
     let cards = tokio::spawn(keep_cards(ctx.clone(), builtin));
-    let mut controllers = tokio::spawn(control(ctx, deployments, caches, ready, stopped));
+    let mut controllers = tokio::spawn(control(ctx, listed, queues, ready, stopped));
 
     // Nothing but a fault of ours ends a watch or the controllers; a fresh process is the way on.
     let fault = tokio::select! {
@@ -165,23 +164,21 @@ async fn keep_cards(ctx: Arc<Context>, builtin: Vec<ModelCard>) {
 
 async fn control(
     ctx: Arc<Context>,
-    deployments: Receiver<ObjectRef<crate::api::ModelDeployment>>,
-    caches: Receiver<ObjectRef<crate::api::ModelCache>>,
+    listed: Vec<oneshot::Receiver<()>>,
+    queues: Queues,
     ready: Arc<AtomicBool>,
     stopped: watch::Receiver<bool>,
 ) {
-    if listed(&ctx.stores).await.is_err() {
+    // A decision on half a list would be wrong. An error means that a watch has ended, which ends the process.
+    if future::try_join_all(listed).await.is_err() {
         return;
     }
     ready.store(true, Ordering::Release);
     tracing::info!("every watch has its first list");
-    let deployment_store = ctx.stores.deployments.clone();
-    let cache_store = ctx.stores.caches.clone();
     tokio::join!(
         controller(
             model_deployment::KIND,
-            deployment_store,
-            deployments,
+            queues.deployments,
             ctx.clone(),
             stopped.clone(),
             |object, ctx| {
@@ -190,8 +187,7 @@ async fn control(
         ),
         controller(
             model_cache::KIND,
-            cache_store,
-            caches,
+            queues.caches,
             ctx.clone(),
             stopped,
             |object, ctx| { async move { model_cache::reconcile(&object, &ctx).await }.boxed() }
@@ -199,65 +195,78 @@ async fn control(
     );
 }
 
-/// Waits until every store shows what the cluster has: a decision on half a list would be wrong.
-async fn listed(stores: &Stores) -> Result<(), kube::runtime::reflector::store::WriterDropped> {
-    stores.cards.wait_until_ready().await?;
-    stores.caches.wait_until_ready().await?;
-    stores.deployments.wait_until_ready().await?;
-    stores.jobs.wait_until_ready().await?;
-    stores.pods.wait_until_ready().await?;
-    stores.workloads.wait_until_ready().await?;
-    stores.services.wait_until_ready().await?;
-    stores.revisions.wait_until_ready().await?;
-    stores.budgets.wait_until_ready().await?;
-    stores.nodes.wait_until_ready().await?;
-    stores.runtime_classes.wait_until_ready().await?;
-    stores.claims.wait_until_ready().await?;
-    stores.storage_classes.wait_until_ready().await
-}
-
 type Reconciling = Pin<Box<dyn Future<Output = Result<Action, ClusterError>> + Send>>;
 
-async fn controller<K>(
+async fn controller<K: Stored>(
     kind: &'static str,
-    store: Store<K>,
-    queue: Receiver<ObjectRef<K>>,
+    queue: Queue<K>,
     ctx: Arc<Context>,
     stopped: watch::Receiver<bool>,
     reconcile: fn(Arc<K>, Arc<Context>) -> Reconciling,
-) where
-    K: Kind,
-{
-    let queue = queue.take_until(wait(stopped)).map(Ok::<_, Infallible>);
+) {
+    let store = K::store(&ctx.stores).clone();
+    let all = store.state();
+    queue.open(all.iter().map(|object| ObjectRef::from_obj(&**object)));
+    let requests = queue
+        .stream()
+        .take_until(wait(stopped))
+        .map(Ok::<_, Infallible>);
     let config = ControllerConfig::default()
         .concurrency(CONCURRENCY)
         .debounce(DEBOUNCE);
+    let started = queue.clone();
     applier(
-        move |object: Arc<K>, ctx: Arc<Context>| measured(kind, object, ctx, reconcile).boxed(),
+        move |object: Arc<K>, ctx: Arc<Context>| {
+            measured(kind, object, started.clone(), ctx, reconcile).boxed()
+        },
         move |object, error: &ClusterError, ctx| failed(kind, &*object, error, &ctx),
         ctx,
-        store,
-        queue,
+        store.reader(),
+        requests,
         config,
     )
-    .for_each(|result| async move {
+    .for_each(|result| {
         match result {
-            // Told where it happened; an object that is gone needs nothing.
-            Ok(_)
-            | Err(ControllerError::ReconcilerFailed(..) | ControllerError::ObjectNotFound(_)) => {}
+            // A failure is told where it happened.
+            Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
+            Err(ControllerError::ObjectNotFound(reference)) => {
+                let reference = here(&reference);
+                queue.gone(&reference);
+                // It came back while this was found out, and its event met a line that seemed to hold it.
+                if store.get(&reference).is_some() {
+                    queue.wake(reference);
+                }
+            }
             Err(error) => tracing::warn!(kind, %error, "the controller stumbled"),
         }
+        future::ready(())
     })
     .await;
 }
 
-async fn measured<K: Kind>(
+/// The reference to an object of this kind, by name.
+fn here<K: Kind>(reference: &ObjectRef<DynamicObject>) -> ObjectRef<K> {
+    let name = ObjectRef::new(&reference.name);
+    match &reference.namespace {
+        Some(namespace) => name.within(namespace),
+        None => name,
+    }
+}
+
+async fn measured<K: Stored>(
     kind: &'static str,
     object: Arc<K>,
+    queue: Queue<K>,
     ctx: Arc<Context>,
     reconcile: fn(Arc<K>, Arc<Context>) -> Reconciling,
 ) -> Result<Action, ClusterError> {
     let start = Instant::now();
+    let reference = ObjectRef::from_obj(&*object);
+    let since = queue.started(&reference);
+    // Read again after the line was left: whatever wakes the object from here on comes to a reconcile of its own.
+    let Some(object) = K::store(&ctx.stores).get(&reference) else {
+        return Ok(Action::await_change());
+    };
     let result = reconcile(object.clone(), ctx.clone()).await;
     let seconds = start.elapsed().as_secs_f64();
     match &result {
@@ -272,7 +281,12 @@ async fn measured<K: Kind>(
                 "reconciled"
             );
         }
-        Err(error) => ctx.metrics.failed(kind, error.reason(), seconds),
+        Err(error) => {
+            ctx.metrics.failed(kind, error.reason(), seconds);
+            if let Some(since) = since {
+                queue.failed(reference, since);
+            }
+        }
     }
     result
 }

@@ -1,39 +1,49 @@
-//! One watch for each kind, shared by both controllers: it fills a store and says which objects to look at again.
+//! One watch for each kind and namespace, shared by both controllers: it fills a store and says which objects to look at again.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
-use futures::channel::mpsc::{Receiver, Sender, channel};
-use futures::{SinkExt as _, StreamExt as _};
-use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
+use kube::api::ListParams;
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::api::{ModelCache, ModelCard, ModelDeployment};
 use crate::child::{MANAGED_BY, MANAGER, MODEL_CACHE, MODEL_DEPLOYMENT};
-use crate::context::Stores;
+use crate::context::{Stored, Stores};
+use crate::kept::{CLAIM, NAMES_CARD, USES_CACHE};
 use crate::kubernetes::Kind;
+use crate::queue::Queue;
+use crate::store::{Facet, Listed, Listing, Store};
 
-/// Waiting references of one controller. Its scheduler drops doubles at once,
-/// so a full channel only means that a watch waits until the scheduler has looked.
-const QUEUE: usize = 1_024;
+/// Objects of one page of a list: a bound on the memory that a list of many objects takes.
+const PAGE: u32 = 500;
+
+/// The scope of a watch over all namespaces.
+const EVERYWHERE: &str = "";
 
 /// Where references go.
-#[derive(Clone)]
-struct Queues {
-    deployments: Sender<ObjectRef<ModelDeployment>>,
-    caches: Sender<ObjectRef<ModelCache>>,
+#[derive(Clone, Default)]
+pub struct Queues {
+    /// ModelDeployments to look at.
+    pub deployments: Queue<ModelDeployment>,
+    /// ModelCaches to look at.
+    pub caches: Queue<ModelCache>,
 }
 
-/// Everything that the watches give.
+/// Everything that runs.
 pub struct Watches {
-    /// What they have seen.
-    pub stores: Stores,
-    /// ModelDeployments to look at.
-    pub deployments: Receiver<ObjectRef<ModelDeployment>>,
-    /// ModelCaches to look at.
-    pub caches: Receiver<ObjectRef<ModelCache>>,
+    /// Each is told when its watch has the first list.
+    pub listed: Vec<oneshot::Receiver<()>>,
     /// The watches; dropping them ends them.
     pub tasks: JoinSet<()>,
 }
@@ -45,228 +55,246 @@ struct Concerned {
     caches: Vec<ObjectRef<ModelCache>>,
 }
 
-/// Starts all watches, over one namespace or all.
+/// Starts all watches, over these namespaces, or over all when none is named.
 #[must_use]
-pub fn start(client: &Client, namespace: Option<&str>) -> Watches {
-    let (deployment_queue, deployments) = channel(QUEUE);
-    let (cache_queue, caches) = channel(QUEUE);
-    let queues = Queues {
-        deployments: deployment_queue,
-        caches: cache_queue,
-    };
-    let mut tasks = JoinSet::new();
-    let all = watcher::Config::default();
-    let ours = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
-
-    let (card_store, card_writer) = reflector::store();
-    let (cache_store, cache_writer) = reflector::store();
-    let (deployment_store, deployment_writer) = reflector::store();
-    let (job_store, job_writer) = reflector::store();
-    let (pod_store, pod_writer) = reflector::store();
-    let (workload_store, workload_writer) = reflector::store();
-    let (service_store, service_writer) = reflector::store();
-    let (revision_store, revision_writer) = reflector::store();
-    let (budget_store, budget_writer) = reflector::store();
-    let (node_store, node_writer) = reflector::store();
-    let (runtime_class_store, runtime_class_writer) = reflector::store();
-    let (claim_store, claim_writer) = reflector::store();
-    let (class_store, class_writer) = reflector::store();
-    let stores = Stores {
-        cards: card_store,
-        caches: cache_store,
-        deployments: deployment_store,
-        jobs: job_store,
-        pods: pod_store,
-        workloads: workload_store,
-        services: service_store,
-        revisions: revision_store,
-        budgets: budget_store,
-        nodes: node_store,
-        runtime_classes: runtime_class_store,
-        claims: claim_store,
-        storage_classes: class_store,
-    };
-
-    let users = stores.deployments.clone();
-    watch(
-        &mut tasks,
-        Api::all(client.clone()),
-        all.clone(),
-        card_writer,
-        &queues,
-        move |card: &ModelCard| {
-            let name = card.name_any();
-            refs(&users, |user| {
-                user.spec.model.card.as_deref() == Some(&name)
-            })
-        },
-    );
-    let users = stores.deployments.clone();
-    watch(
-        &mut tasks,
-        api(client, namespace),
-        all.clone(),
-        cache_writer,
-        &queues,
-        move |cache: &ModelCache| {
-            let (name, space) = (cache.name_any(), cache.namespace());
-            let mut concerned = refs(&users, |user| {
-                user.namespace() == space && crate::model_cache::observe::uses(user, &name)
-            });
-            concerned.caches.push(ObjectRef::from_obj(cache));
-            concerned
-        },
-    );
-    watch(
-        &mut tasks,
-        api(client, namespace),
-        all.clone(),
-        deployment_writer,
-        &queues,
-        |user: &ModelDeployment| {
-            let space = user.namespace().unwrap_or_default();
-            let recorded = user.status.as_ref().and_then(|status| status.cache.clone());
-            let weights = user.spec.weights.as_ref();
-            let named = weights.and_then(|weights| Some(weights.cache.as_ref()?.name.clone()));
-            Concerned {
-                deployments: vec![ObjectRef::from_obj(user)],
-                caches: recorded
-                    .into_iter()
-                    .chain(named)
-                    .map(|name| ObjectRef::new(&name).within(&space))
-                    .collect(),
-            }
-        },
-    );
-    watch(
-        &mut tasks,
-        api(client, namespace),
-        ours.clone(),
-        job_writer,
-        &queues,
-        |job: &k8s_openapi::api::batch::v1::Job| family(job),
-    );
-    let caches_of_pods = stores.caches.clone();
-    watch(
-        &mut tasks,
-        api(client, namespace),
-        ours.clone(),
-        pod_writer,
-        &queues,
-        move |pod: &k8s_openapi::api::core::v1::Pod| {
-            let mut concerned = family(pod);
-            // A leaving pod may have been the last user of a claim.
-            if pod.metadata.deletion_timestamp.is_some() {
-                concerned.caches.extend(
-                    caches_of_pods
-                        .state_filter(|cache| cache.namespace() == pod.namespace())
-                        .iter()
-                        .map(|cache| ObjectRef::from_obj(&**cache)),
-                );
-            }
-            concerned
-        },
-    );
-    watch(
-        &mut tasks,
-        api(client, namespace),
-        ours.clone(),
-        workload_writer,
-        &queues,
-        |workload: &k8s_openapi::api::apps::v1::Deployment| family(workload),
-    );
-    watch(
-        &mut tasks,
-        api(client, namespace),
-        ours.clone(),
-        service_writer,
-        &queues,
-        |service: &k8s_openapi::api::core::v1::Service| family(service),
-    );
-    watch(
-        &mut tasks,
-        api(client, namespace),
-        ours.clone(),
-        revision_writer,
-        &queues,
-        |revision: &k8s_openapi::api::apps::v1::ControllerRevision| family(revision),
-    );
-    watch(
-        &mut tasks,
-        api(client, namespace),
-        ours.clone(),
-        budget_writer,
-        &queues,
-        |budget: &k8s_openapi::api::policy::v1::PodDisruptionBudget| family(budget),
-    );
-    // Nodes inform a plan that is made for another reason; the scheduler says in the pods when one has come.
-    watch(
-        &mut tasks,
-        Api::all(client.clone()),
-        all.clone(),
-        node_writer,
-        &queues,
-        |_: &k8s_openapi::api::core::v1::Node| Concerned::default(),
-    );
-    watch(
-        &mut tasks,
-        Api::all(client.clone()),
-        all.clone(),
-        runtime_class_writer,
-        &queues,
-        |_: &k8s_openapi::api::node::v1::RuntimeClass| Concerned::default(),
-    );
-    watch(
-        &mut tasks,
-        api(client, namespace),
-        ours,
-        claim_writer,
-        &queues,
-        |claim: &k8s_openapi::api::core::v1::PersistentVolumeClaim| family(claim),
-    );
-    let waiting = stores.caches.clone();
-    watch(
-        &mut tasks,
-        Api::all(client.clone()),
-        all,
-        class_writer,
-        &queues,
-        move |_: &k8s_openapi::api::storage::v1::StorageClass| Concerned {
-            caches: waiting
-                .state_filter(|cache| {
-                    cache
-                        .status
-                        .as_ref()
-                        .is_none_or(|status| status.manifest_digest.is_none())
-                })
-                .iter()
-                .map(|cache| ObjectRef::from_obj(&**cache))
-                .collect(),
-            ..Concerned::default()
-        },
-    );
-    Watches {
+pub fn start(client: &Client, namespaces: &[String], stores: &Stores, queues: &Queues) -> Watches {
+    let mut starter = Starter {
+        client,
+        namespaces,
         stores,
-        deployments,
-        caches,
-        tasks,
+        queues,
+        watches: Watches {
+            listed: Vec::new(),
+            tasks: JoinSet::new(),
+        },
+    };
+    let all = watcher::Config::default().page_size(PAGE);
+    let ours = all.clone().labels(&format!("{MANAGED_BY}={MANAGER}"));
+
+    let users = stores.deployments.clone();
+    starter.watch_everywhere(&all, move |card: &ModelCard| {
+        refs(&users, &Facet::new("", NAMES_CARD, &card.name_any()))
+    });
+    let users = stores.deployments.clone();
+    starter.watch(&all, move |cache: &ModelCache| {
+        let space = cache.namespace().unwrap_or_default();
+        let mut concerned = refs(&users, &Facet::new(&space, USES_CACHE, &cache.name_any()));
+        concerned.caches.push(ObjectRef::from_obj(cache));
+        concerned
+    });
+    starter.watch(&all, |user: &ModelDeployment| {
+        let space = user.namespace().unwrap_or_default();
+        Concerned {
+            deployments: vec![ObjectRef::from_obj(user)],
+            caches: crate::model_cache::observe::caches_of(user)
+                .map(|name| ObjectRef::new(name).within(&space))
+                .collect(),
+        }
+    });
+    starter.watch(&ours, family::<Job>);
+    let caches = stores.caches.clone();
+    starter.watch(&ours, move |pod: &Pod| {
+        let mut concerned = family(pod);
+        // A leaving pod may have been the last user of a claim.
+        if pod.metadata.deletion_timestamp.is_some() {
+            let claims = crate::kept::claims(pod, pod.spec.as_ref());
+            let held = claims.iter().flat_map(|claim| caches.by(claim));
+            concerned
+                .caches
+                .extend(held.map(|cache| ObjectRef::from_obj(&*cache)));
+        }
+        concerned
+    });
+    starter.watch(&ours, family::<Deployment>);
+    starter.watch(&ours, family::<Service>);
+    starter.watch(&ours, family::<ControllerRevision>);
+    starter.watch(&ours, family::<PodDisruptionBudget>);
+    starter.watch(&ours, family::<PersistentVolumeClaim>);
+    // Nodes inform a plan that is made for another reason; the scheduler says in the pods when one has come.
+    starter.watch_everywhere(&all, |_: &Node| Concerned::default());
+    starter.watch_everywhere(&all, |_: &RuntimeClass| Concerned::default());
+    let waiting = stores.caches.clone();
+    starter.watch_everywhere(&all, move |_: &StorageClass| Concerned {
+        caches: waiting
+            .state()
+            .iter()
+            .filter(|cache| {
+                cache
+                    .status
+                    .as_ref()
+                    .is_none_or(|status| status.manifest_digest.is_none())
+            })
+            .map(|cache| ObjectRef::from_obj(&**cache))
+            .collect(),
+        ..Concerned::default()
+    });
+    starter.watches
+}
+
+struct Starter<'a> {
+    client: &'a Client,
+    namespaces: &'a [String],
+    stores: &'a Stores,
+    queues: &'a Queues,
+    watches: Watches,
+}
+
+impl Starter<'_> {
+    /// Watches a kind in every namespace that is served.
+    fn watch<K>(
+        &mut self,
+        config: &watcher::Config,
+        concerns: impl Fn(&K) -> Concerned + Clone + Send + 'static,
+    ) where
+        K: Stored + Resource<Scope = NamespaceResourceScope>,
+    {
+        if self.namespaces.is_empty() {
+            let api = Api::all(self.client.clone());
+            self.spawn(EVERYWHERE, api, config, concerns);
+            return;
+        }
+        for namespace in self.namespaces {
+            let api = Api::namespaced(self.client.clone(), namespace);
+            self.spawn(namespace, api, config, concerns.clone());
+        }
+    }
+
+    /// Watches a kind that lives in no namespace.
+    fn watch_everywhere<K>(
+        &mut self,
+        config: &watcher::Config,
+        concerns: impl Fn(&K) -> Concerned + Send + 'static,
+    ) where
+        K: Stored + Resource<Scope = ClusterResourceScope>,
+    {
+        let api = Api::all(self.client.clone());
+        self.spawn(EVERYWHERE, api, config, concerns);
+    }
+
+    fn spawn<K: Stored>(
+        &mut self,
+        scope: &str,
+        api: Api<K>,
+        config: &watcher::Config,
+        concerns: impl Fn(&K) -> Concerned + Send + 'static,
+    ) {
+        let (listed, first_list) = oneshot::channel();
+        self.watches.listed.push(first_list);
+        let watch = Watch {
+            scope: scope.to_owned(),
+            api,
+            store: K::store(self.stores).clone(),
+            queues: self.queues.clone(),
+            concerns,
+        };
+        self.watches.tasks.spawn(watch.run(config.clone(), listed));
     }
 }
 
-fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: Kind + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
+struct Watch<K: Stored, F> {
+    scope: String,
+    api: Api<K>,
+    store: Store<K>,
+    queues: Queues,
+    concerns: F,
+}
+
+impl<K: Stored + Debug, F: Fn(&K) -> Concerned + Send + 'static> Watch<K, F> {
+    /// Store first, then the queues, so that a reconcile always sees what woke it.
+    async fn run(self, config: watcher::Config, listed: oneshot::Sender<()>) {
+        let mut events = watcher(self.api.clone(), config)
+            .default_backoff()
+            .map_ok(stripped)
+            .boxed();
+        let mut first = Some(listed);
+        let mut listing = self.store.begin_list();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(watcher::Event::Apply(object)) => {
+                    self.store.seen(&self.scope, &object);
+                    self.wake(&object);
+                }
+                Ok(watcher::Event::Delete(object)) => {
+                    self.store.gone(&self.scope, &object);
+                    self.wake(&object);
+                }
+                Ok(watcher::Event::Init) => listing = self.store.begin_list(),
+                Ok(watcher::Event::InitApply(object)) => listing.push(object),
+                Ok(watcher::Event::InitDone) => {
+                    let done = std::mem::replace(&mut listing, self.store.begin_list());
+                    self.take(done).await;
+                    if let Some(listed) = first.take() {
+                        // Nobody waits for it any more when the operator is stopping.
+                        let _ = listed.send(());
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(kind = %K::kind(&()), scope = self.scope, %error, "a watch was interrupted");
+                }
+            }
+        }
+    }
+
+    /// Takes a complete list over. What went away while nobody watched concerns its owners too.
+    async fn take(&self, listing: Listing<K>) {
+        let objects: Vec<K> = listing.objects().to_vec();
+        let Listed { gone, doubtful } = self.store.finish_list(&self.scope, listing);
+        for object in &doubtful {
+            if let Ok(false) = self.exists(&**object).await {
+                self.store.forget(object);
+            }
+        }
+        objects.iter().for_each(|object| self.wake(object));
+        gone.iter()
+            .chain(&doubtful)
+            .for_each(|object| self.wake(object));
+    }
+
+    /// Asks the API server whether an object exists that a list does not show.
+    async fn exists(&self, object: &K) -> kube::Result<bool> {
+        let mut field = format!("metadata.name={}", object.name_any());
+        if let Some(namespace) = object.namespace() {
+            field.push_str(&format!(",metadata.namespace={namespace}"));
+        }
+        let found = self
+            .api
+            .list_metadata(&ListParams::default().fields(&field))
+            .await?;
+        Ok(!found.items.is_empty())
+    }
+
+    fn wake(&self, object: &K) {
+        let Concerned {
+            deployments,
+            caches,
+        } = (self.concerns)(object);
+        for reference in deployments {
+            self.queues.deployments.wake(reference);
+        }
+        for reference in caches {
+            self.queues.caches.wake(reference);
+        }
     }
 }
 
-fn refs(users: &Store<ModelDeployment>, concerns: impl Fn(&ModelDeployment) -> bool) -> Concerned {
+fn stripped<K: Stored>(event: watcher::Event<K>) -> watcher::Event<K> {
+    let strip = |mut object: K| {
+        object.strip();
+        object
+    };
+    match event {
+        watcher::Event::Apply(object) => watcher::Event::Apply(strip(object)),
+        watcher::Event::Delete(object) => watcher::Event::Delete(strip(object)),
+        watcher::Event::InitApply(object) => watcher::Event::InitApply(strip(object)),
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitDone => watcher::Event::InitDone,
+    }
+}
+
+fn refs(users: &Store<ModelDeployment>, facet: &Facet) -> Concerned {
     Concerned {
         deployments: users
-            .state_filter(concerns)
+            .by(facet)
             .iter()
             .map(|user| ObjectRef::from_obj(&**user))
             .collect(),
@@ -290,71 +318,4 @@ fn family<K: Kind>(child: &K) -> Concerned {
             .into_iter()
             .collect(),
     }
-}
-
-/// Runs one watch: store first, then the queues, so that a reconcile always sees what woke it.
-fn watch<K>(
-    tasks: &mut JoinSet<()>,
-    api: Api<K>,
-    config: watcher::Config,
-    writer: Writer<K>,
-    queues: &Queues,
-    concerns: impl Fn(&K) -> Concerned + Send + 'static,
-) where
-    K: Kind + Debug,
-{
-    let mut queues = queues.clone();
-    tasks.spawn(async move {
-        let store = writer.as_reader();
-        let mut events = watcher(api, config)
-            .default_backoff()
-            .reflect(writer)
-            .boxed();
-        // Objects of a list are told when the list is complete: before that the store does not show them.
-        let mut listed = Vec::new();
-        // What the store had before: whatever went away while nobody watched concerns its owners too.
-        let mut before = Vec::new();
-        while let Some(event) = events.next().await {
-            let told = match event {
-                Ok(watcher::Event::Apply(object) | watcher::Event::Delete(object)) => vec![object],
-                Ok(watcher::Event::Init) => {
-                    listed.clear();
-                    before = store.state();
-                    continue;
-                }
-                Ok(watcher::Event::InitApply(object)) => {
-                    listed.push(object);
-                    continue;
-                }
-                Ok(watcher::Event::InitDone) => {
-                    let gone = std::mem::take(&mut before)
-                        .into_iter()
-                        .filter(|old| store.get(&ObjectRef::from_obj(&**old)).is_none())
-                        .map(Arc::unwrap_or_clone);
-                    listed.extend(gone);
-                    std::mem::take(&mut listed)
-                }
-                Err(error) => {
-                    tracing::warn!(kind = %K::kind(&()), %error, "a watch was interrupted");
-                    continue;
-                }
-            };
-            for object in &told {
-                let Concerned {
-                    deployments,
-                    caches,
-                } = concerns(object);
-                for reference in deployments {
-                    if queues.deployments.send(reference).await.is_err() {
-                        return;
-                    }
-                }
-                for reference in caches {
-                    if queues.caches.send(reference).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        }
-    });
 }

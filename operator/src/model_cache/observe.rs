@@ -1,9 +1,7 @@
 //! Every fact that a decision about a ModelCache needs.
 
-use std::sync::Arc;
-
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use serde::Deserialize;
@@ -11,8 +9,9 @@ use serde::Deserialize;
 use crate::api::{ModelCache, ModelDeployment};
 use crate::child::{MODEL_CACHE, MODEL_DEPLOYMENT};
 use crate::context::Context;
-use crate::kubernetes::{ClusterError, is_controlled_by};
-use crate::model_deployment::revision::cache_of;
+use crate::kept::{CLAIM, USES_CACHE};
+use crate::kubernetes::{ClusterError, Kind, is_controlled_by};
+use crate::store::Facet;
 
 /// What the cluster says.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -39,10 +38,8 @@ pub async fn observe(object: &ModelCache, ctx: &Context) -> Result<Observed, Clu
     let namespace = object.namespace().unwrap_or_default();
     let name = object.name_any();
     let claim_name = super::claim_name(object);
-    let claim = match ctx.stores.claims.find(|claim| {
-        claim.namespace().as_deref() == Some(&namespace) && claim.name_any() == claim_name
-    }) {
-        Some(claim) => Some(Arc::unwrap_or_clone(claim)),
+    let claim = match ctx.stores.get(&ctx.stores.claims, &namespace, &claim_name) {
+        Some(claim) => Some(claim),
         None => {
             ctx.cluster
                 .get::<PersistentVolumeClaim>(&namespace, &claim_name)
@@ -74,70 +71,46 @@ pub async fn observe(object: &ModelCache, ctx: &Context) -> Result<Observed, Clu
 
 /// ModelDeployments that name the cache, or whose pods have its claim open, or will have when they come or come back.
 fn users(ctx: &Context, namespace: &str, cache: &str, claim: &str) -> Vec<String> {
-    let mut users: Vec<String> = ctx
-        .stores
+    let stores = &ctx.stores;
+    let facet = Facet::new(namespace, USES_CACHE, cache);
+    let mut users: Vec<String> = stores
         .deployments
-        .state_filter(|user| user.namespace().as_deref() == Some(namespace) && uses(user, cache))
+        .by(&facet)
         .iter()
+        .filter(|user| uses(user, cache))
         .map(|user| user.name_any())
         .collect();
-    let pods = ctx.stores.pods.state();
-    let open = pods
-        .iter()
-        .filter(|pod| {
-            pod.namespace().as_deref() == Some(namespace) && mounts(pod.spec.as_ref(), claim)
-        })
-        .filter_map(|pod| pod.labels().get(MODEL_DEPLOYMENT).cloned());
-    users.extend(open);
-    let workloads = ctx.stores.workloads.state();
-    let wanted = workloads
-        .iter()
-        .filter(|workload| {
-            workload.namespace().as_deref() == Some(namespace)
-                && mounts(workload.spec.template.spec.as_ref(), claim)
-        })
-        .filter_map(|workload| workload.labels().get(MODEL_DEPLOYMENT).cloned());
-    users.extend(wanted);
+    let facet = Facet::new(namespace, CLAIM, claim);
+    let open = stores.pods.by(&facet);
+    users.extend(open.iter().filter_map(|pod| user_of(&**pod)));
+    let wanted = stores.workloads.by(&facet);
+    users.extend(wanted.iter().filter_map(|workload| user_of(&**workload)));
     // What pods may be made from again, after a failed rollout.
-    let revisions = ctx.stores.revisions.state();
-    let kept = revisions
-        .iter()
-        .filter(|kept| {
-            kept.namespace().as_deref() == Some(namespace) && cache_of(kept) == Some(cache)
-        })
-        .filter_map(|kept| kept.labels().get(MODEL_DEPLOYMENT).cloned());
-    users.extend(kept);
+    let kept = stores
+        .revisions
+        .by(&Facet::new(namespace, USES_CACHE, cache));
+    users.extend(kept.iter().filter_map(|revision| user_of(&**revision)));
     users.sort();
     users.dedup();
     users
 }
 
+/// The ModelDeployment that a child belongs to.
+fn user_of<K: Kind>(child: &K) -> Option<String> {
+    child.labels().get(MODEL_DEPLOYMENT).cloned()
+}
+
 /// Whether a ModelDeployment names the cache.
 #[must_use]
 pub fn uses(user: &ModelDeployment, cache: &str) -> bool {
-    if user.metadata.deletion_timestamp.is_some() {
-        return false;
-    }
-    let named = user
-        .spec
-        .weights
-        .as_ref()
-        .and_then(|weights| weights.cache.as_ref());
-    let recorded = user
-        .status
-        .as_ref()
-        .and_then(|status| status.cache.as_deref());
-    named.is_some_and(|reference| reference.name == cache) || recorded == Some(cache)
+    user.metadata.deletion_timestamp.is_none() && caches_of(user).any(|name| name == cache)
 }
 
-fn mounts(pod: Option<&PodSpec>, claim: &str) -> bool {
-    pod.and_then(|spec| spec.volumes.as_ref())
-        .is_some_and(|volumes| {
-            volumes.iter().any(|volume| {
-                volume
-                    .persistent_volume_claim
-                    .as_ref()
-                    .is_some_and(|source| source.claim_name == claim)
-            })
-        })
+/// The caches that a ModelDeployment names or has been given.
+pub fn caches_of(user: &ModelDeployment) -> impl Iterator<Item = &str> {
+    let weights = user.spec.weights.as_ref();
+    let named = weights.and_then(|weights| Some(weights.cache.as_ref()?.name.as_str()));
+    let status = user.status.as_ref();
+    let recorded = status.and_then(|status| status.cache.as_deref());
+    named.into_iter().chain(recorded)
 }

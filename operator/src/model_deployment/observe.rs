@@ -7,16 +7,17 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use serde::Deserialize;
 
 use crate::api::{ConditionType, ModelCache, ModelCard, ModelDeployment};
 use crate::child::{COMPONENT, MODEL_DEPLOYMENT};
 use crate::conditions;
 use crate::context::Context;
-use crate::kubernetes::{ClusterError, Kind, Stranger, is_controlled_by};
+use crate::kubernetes::{ClusterError, Stranger, is_controlled_by};
 use crate::model_status::ModelStatus;
 use crate::nodes::NodeFacts;
+use crate::store::{Kept, Store};
 
 /// What the cluster says.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -149,7 +150,7 @@ async fn own<K>(
     strangers: &mut Vec<Stranger>,
 ) -> Result<Option<K>, ClusterError>
 where
-    K: Kind + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+    K: Kept + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
 {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let uid = object.uid().unwrap_or_default();
