@@ -14,7 +14,7 @@ use crate::api::{Hub, PullPolicy};
 /// What was typed.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// Namespace that the operator itself runs in; it is named in logs and metrics.
+    /// Namespace that the operator itself runs in: of its Lease, and named in logs and metrics.
     #[arg(
         long,
         env = "CHANDLER_NAMESPACE",
@@ -31,6 +31,10 @@ pub struct RunArgs {
         value_name = "NAMESPACES"
     )]
     pub namespaces: Vec<String>,
+
+    /// Whether replicas agree on one leader by a Lease in --namespace. Without it, run one replica only.
+    #[arg(long, env = "CHANDLER_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false")]
+    pub leader_elect: bool,
 
     /// Image of the Jobs and of the serving pods.
     #[arg(long, env = "CHANDLER_RUNTIME_IMAGE", default_value = DEFAULT_RUNTIME_IMAGE, value_name = "REF")]
@@ -133,6 +137,8 @@ pub struct Config {
     pub namespace: String,
     /// The namespaces to serve, each once; all when empty.
     pub namespaces: Vec<String>,
+    /// Whether to write only as the leader.
+    pub leader_elect: bool,
     /// What every pod is built from.
     pub pods: PodDefaults,
     /// Whether to apply the built-in ModelCards.
@@ -260,6 +266,7 @@ impl RunArgs {
         Ok(Config {
             namespace: self.namespace,
             namespaces: namespaces(&self.namespaces)?,
+            leader_elect: self.leader_elect,
             pods: PodDefaults {
                 image: self.runtime_image,
                 vllm_image: self.vllm_image,
@@ -375,6 +382,7 @@ mod tests {
         assert_eq!(config.pods.fs_group, Some(65_532));
         assert!(config.builtin_cards);
         assert!(config.namespaces.is_empty());
+        assert!(config.leader_elect);
     }
 
     #[test]

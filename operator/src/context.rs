@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -32,7 +32,7 @@ pub struct Context {
     /// The installation's settings.
     pub config: Config,
     /// Counters.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Reads `/status` of pods that are not ready yet.
     pub status_reader: StatusReader,
     /// What all pods use of the nodes.
@@ -160,12 +160,13 @@ impl Failures {
             .min(LONGEST_PAUSE)
     }
 
-    /// Notes that it went well.
-    pub fn forget<K: Kind>(&self, kind: &'static str, object: &K) {
+    /// Notes that it went well, or that the object is gone.
+    pub fn forget<K: Kind>(&self, kind: &'static str, reference: &ObjectRef<K>) {
+        let namespace = reference.namespace.clone().unwrap_or_default();
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(&key(kind, object));
+            .remove(&(kind, namespace, reference.name.clone()));
     }
 }
 

@@ -2,8 +2,11 @@
 //!
 //! Children are applied whole by server-side apply under one field manager, and only when something of ours differs.
 //! An object that somebody else controls is never applied over.
+//! Every write passes one guard: only the leader writes, and each write ends before another leader can begin.
 
 use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
@@ -19,10 +22,19 @@ use thiserror::Error;
 use crate::child::{APPLIED, MANAGER};
 use crate::conditions::{Transition, shortened};
 use crate::context::{Stored, Stores};
+use crate::lease::Leadership;
+use crate::telemetry::Metrics;
 use crate::{digest, drift};
 
 /// Longest note of an Event that the API server takes.
 const MAX_NOTE: usize = 1_024;
+
+/// Longest time for one write. With the time in which a leader must renew it stays below the time after which
+/// another replica takes the Lease (`election`), so a slow write never meets another leader's.
+pub const LONGEST_WRITE: Duration = Duration::from_secs(4);
+
+/// Longest time for one read.
+const LONGEST_READ: Duration = Duration::from_secs(10);
 
 /// What the operator knows of a kind that it reads or writes.
 pub trait Kind:
@@ -48,6 +60,33 @@ pub struct Cluster {
     client: Client,
     recorder: Recorder,
     stores: Stores,
+    leadership: Leadership,
+    metrics: Arc<Metrics>,
+}
+
+/// What a `Cluster` is made of.
+pub struct Parts {
+    /// The client.
+    pub client: Client,
+    /// Names this process in Events.
+    pub instance: Option<String>,
+    /// What is written enters them at once.
+    pub stores: Stores,
+    /// The right to write.
+    pub leadership: Leadership,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why a request was not made, or not waited for.
+#[derive(Debug, Error)]
+enum Unasked {
+    /// Another replica leads, or may begin to lead at any moment.
+    #[error("this process does not lead, so it does not write")]
+    NotLeader,
+    /// It took too long.
+    #[error("the API server did not answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
 }
 
 /// What the API server refused, or did not answer.
@@ -101,6 +140,18 @@ impl ClusterError {
     /// A stable word for metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
+        let (Self::Get { source, .. }
+        | Self::Apply { source, .. }
+        | Self::Delete { source, .. }
+        | Self::Status { source, .. }) = self;
+        if let kube::Error::Service(cause) = source
+            && let Some(unasked) = cause.downcast_ref::<Unasked>()
+        {
+            return match unasked {
+                Unasked::NotLeader => "NotLeader",
+                Unasked::TimedOut(_) => "TimedOut",
+            };
+        }
         match self {
             Self::Get { .. } => "Get",
             Self::Apply { .. } => "Apply",
@@ -140,9 +191,16 @@ pub struct Stranger {
 }
 
 impl Cluster {
-    /// Wraps a client. `instance` names this process in Events; what is written enters `stores` at once.
+    /// Wraps a client.
     #[must_use]
-    pub fn new(client: Client, instance: Option<String>, stores: Stores) -> Self {
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            client,
+            instance,
+            stores,
+            leadership,
+            metrics,
+        } = parts;
         let reporter = Reporter {
             controller: format!("chandler.dev/{MANAGER}"),
             instance,
@@ -152,7 +210,19 @@ impl Cluster {
             client,
             recorder,
             stores,
+            leadership,
+            metrics,
         }
+    }
+
+    /// The guard of all writes.
+    async fn write<T>(&self, request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+        if !self.leadership.may_write() {
+            return Err(kube::Error::Service(Unasked::NotLeader.into()));
+        }
+        let written = within(LONGEST_WRITE, request).await?;
+        self.metrics.written();
+        Ok(written)
     }
 
     /// The client, for watches only.
@@ -177,8 +247,8 @@ impl Cluster {
     where
         K: Kind + Resource<Scope = NamespaceResourceScope>,
     {
-        self.api::<K>(namespace)
-            .get_opt(name)
+        let api = self.api::<K>(namespace);
+        within(LONGEST_READ, api.get_opt(name))
             .await
             .map_err(|source| ClusterError::Get {
                 kind: K::kind(&()).into_owned(),
@@ -197,7 +267,8 @@ impl Cluster {
         let parameters = ListParams::default()
             .fields("spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed")
             .match_any();
-        match Api::<Pod>::all(self.client.clone()).list(&parameters).await {
+        let api = Api::<Pod>::all(self.client.clone());
+        match within(LONGEST_READ, api.list(&parameters)).await {
             Ok(pods) => Ok(Some(pods.items)),
             Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
             Err(source) => Err(ClusterError::Get {
@@ -254,9 +325,9 @@ impl Cluster {
         let (kind, name) = (K::kind(&()).into_owned(), wanted.name_any());
         let namespace = wanted.namespace().unwrap_or_default();
         let parameters = PatchParams::apply(MANAGER).force();
+        let (api, patch) = (self.api::<K>(&namespace), Patch::Apply(&body));
         let applied = self
-            .api::<K>(&namespace)
-            .patch(&name, &parameters, &Patch::Apply(&body))
+            .write(api.patch(&name, &parameters, &patch))
             .await
             .map_err(|source| ClusterError::Apply {
                 kind: kind.clone(),
@@ -280,8 +351,11 @@ impl Cluster {
     {
         let parameters = PatchParams::apply(MANAGER).force();
         let name = wanted.name_any();
-        Api::<K>::all(self.client.clone())
-            .patch(&name, &parameters, &Patch::Apply(&body_of(wanted)))
+        let (api, patch) = (
+            Api::<K>::all(self.client.clone()),
+            Patch::Apply(body_of(wanted)),
+        );
+        self.write(api.patch(&name, &parameters, &patch))
             .await
             .map(drop)
             .map_err(|source| ClusterError::Apply {
@@ -310,7 +384,8 @@ impl Cluster {
             }),
             ..DeleteParams::background()
         };
-        match self.api::<K>(&namespace).delete(&name, &parameters).await {
+        let api = self.api::<K>(&namespace);
+        match self.write(api.delete(&name, &parameters)).await {
             Ok(_) => {
                 K::store(&self.stores).deleted(object);
                 tracing::info!(kind, name, namespace, "deleted");
@@ -349,9 +424,9 @@ impl Cluster {
             "status": status,
         });
         let parameters = PatchParams::apply(MANAGER).force();
+        let (api, patch) = (self.api::<K>(&namespace), Patch::Apply(&body));
         let written = self
-            .api::<K>(&namespace)
-            .patch_status(&name, &parameters, &Patch::Apply(&body))
+            .write(api.patch_status(&name, &parameters, &patch))
             .await;
         match written {
             Ok(written) => K::store(&self.stores).wrote(&written),
@@ -378,10 +453,19 @@ impl Cluster {
             action: transition.condition.to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, reference).await {
+        if let Err(error) = self.write(self.recorder.publish(&event, reference)).await {
             tracing::warn!(%error, reason = transition.reason, "failed to write an Event");
         }
     }
+}
+
+async fn within<T>(
+    longest: Duration,
+    request: impl Future<Output = kube::Result<T>>,
+) -> kube::Result<T> {
+    tokio::time::timeout(longest, request)
+        .await
+        .unwrap_or_else(|_| Err(kube::Error::Service(Unasked::TimedOut(longest).into())))
 }
 
 /// Whether an object's controller has this UID.

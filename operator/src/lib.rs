@@ -3,7 +3,7 @@
 //! Read in this order: `api` (what users write), `config`, `run` and `watches` (what wakes a reconcile), `store` and `kept` (what is known),
 //! `model_deployment` and `model_cache` (the two drivers, one direction each), then what they share.
 //! `crd` and `xinference` are the commands that need no cluster.
-//! Only `kubernetes` writes to the API server; `validate`, `progress`, `build` and `status` are plain functions.
+//! Only `kubernetes` writes to the API server, and only as the leader (`election`, `lease`); `validate`, `progress`, `build` and `status` are plain functions.
 
 pub mod api;
 pub mod bounds;
@@ -12,7 +12,9 @@ pub mod crd;
 pub mod xinference;
 
 pub mod context;
+pub mod election;
 pub mod kept;
+pub mod lease;
 pub mod queue;
 pub mod run;
 pub mod store;

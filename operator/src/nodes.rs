@@ -280,11 +280,12 @@ pub fn usage(pods: &[Pod]) -> BTreeMap<String, Amounts> {
 /// How old an answer may be: plans inform, and rollouts correct themselves when it was wrong.
 const FRESH: Duration = Duration::from_secs(10);
 
+/// What all pods use, by node; nothing where the operator may not see all of them.
+pub type Usage = Option<Arc<BTreeMap<String, Amounts>>>;
+
 /// What all pods of the cluster use, asked for at most every few seconds and only while something is being placed.
 #[derive(Default)]
-pub struct UsageReader(
-    tokio::sync::Mutex<Option<(Instant, Option<Arc<BTreeMap<String, Amounts>>>)>>,
-);
+pub struct UsageReader(tokio::sync::Mutex<Option<(Instant, Usage)>>);
 
 impl UsageReader {
     /// What is used by node; nothing where the operator may not see all pods.
@@ -292,10 +293,7 @@ impl UsageReader {
     /// # Errors
     ///
     /// When the API server does not answer.
-    pub async fn read(
-        &self,
-        cluster: &Cluster,
-    ) -> Result<Option<Arc<BTreeMap<String, Amounts>>>, ClusterError> {
+    pub async fn read(&self, cluster: &Cluster) -> Result<Usage, ClusterError> {
         let mut kept = self.0.lock().await;
         if let Some((at, usage)) = kept.as_ref()
             && at.elapsed() < FRESH

@@ -20,13 +20,15 @@ use tokio::sync::{oneshot, watch};
 use crate::api::ModelCard;
 use crate::config::Config;
 use crate::context::{Context, Failures, Stored, Stores};
-use crate::kubernetes::{Cluster, ClusterError, Kind};
+use crate::election::Election;
+use crate::kubernetes::{Cluster, ClusterError, Kind, Parts};
+use crate::lease::{self, Leadership, Lost};
 use crate::model_status::StatusReader;
 use crate::nodes::UsageReader;
 use crate::probes::{self, Probes};
 use crate::queue::Queue;
-use crate::telemetry::Metrics;
-use crate::watches::{self, Queues, Watches};
+use crate::telemetry::{Live, Metrics, waited_for};
+use crate::watches::{self, Queues, Watched, Watches};
 use crate::{cards, model_cache, model_deployment};
 
 /// Reconciles of one kind at a time: a bound on requests to the API server and on memory.
@@ -38,8 +40,8 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 /// Pause before the cards are tried again.
 const CARDS_PAUSE: Duration = Duration::from_secs(5);
 
-/// Longest wait for running reconciles at shutdown, below a pod's usual 30 seconds.
-const SHUTDOWN: Duration = Duration::from_secs(20);
+/// Longest wait for running reconciles at shutdown: with the time to give the Lease back, below a pod's usual 30 seconds.
+const SHUTDOWN: Duration = Duration::from_secs(18);
 
 /// Why the operator could not run.
 #[derive(Debug, Error)]
@@ -61,6 +63,9 @@ pub enum RunError {
     /// A built-in card cannot be read.
     #[error("failed to read a built-in ModelCard: {0}")]
     Cards(String),
+    /// Another replica may lead from now on.
+    #[error("ended without another write; a fresh process stands by")]
+    Lost(#[from] Lost),
     /// Something that never ends by itself has ended.
     #[error("{0} ended by an internal fault; see the log above")]
     Ended(&'static str),
@@ -89,12 +94,36 @@ pub async fn run(
     };
     let instance = std::env::var("HOSTNAME").ok();
     let (stores, queues) = (Stores::default(), Queues::default());
-    let Watches { listed, mut tasks } =
-        watches::start(&client, &config.namespaces, &stores, &queues);
+    let leadership = if config.leader_elect {
+        Leadership::contested()
+    } else {
+        Leadership::uncontested()
+    };
+    let live = Live {
+        deployments: stores.deployments.clone(),
+        queues: queues.clone(),
+        leadership: leadership.clone(),
+    };
+    let metrics = Arc::new(Metrics::new(&config.namespace, live));
+    let Watches { listed, mut tasks } = watches::start(Watched {
+        client: &client,
+        namespaces: &config.namespaces,
+        stores: &stores,
+        queues: &queues,
+        metrics: &metrics,
+    });
+    let election = Election::new(lease::identity(instance.as_deref()));
+    let cluster = Cluster::new(Parts {
+        client: client.clone(),
+        instance,
+        stores: stores.clone(),
+        leadership: leadership.clone(),
+        metrics: metrics.clone(),
+    });
     let ctx = Arc::new(Context {
-        cluster: Cluster::new(client, instance, stores.clone()),
+        cluster,
         stores,
-        metrics: Metrics::new(&config.namespace),
+        metrics,
         status_reader: StatusReader::new()?,
         usage: UsageReader::default(),
         failures: Failures::default(),
@@ -108,6 +137,7 @@ pub async fn run(
     );
 
     let (stop, stopped) = watch::channel(false);
+    let (release, released) = watch::channel(false);
     let ready = Arc::new(AtomicBool::new(false));
     let probes = tokio::spawn(probes::serve(
         listener,
@@ -117,23 +147,35 @@ pub async fn run(
         },
         wait(stopped.clone()),
     ));
-    let cards = tokio::spawn(keep_cards(ctx.clone(), builtin));
-    let mut controllers = tokio::spawn(control(ctx, listed, queues, ready, stopped));
+    let elector = hold_lease(
+        client,
+        ctx.config.clone(),
+        election,
+        leadership.clone(),
+        released,
+    );
+    let mut elector = tokio::spawn(elector);
+    let cards = tokio::spawn(keep_cards(ctx.clone(), leadership.clone(), builtin));
+    let mut controllers = tokio::spawn(control(ctx, leadership, listed, queues, ready, stopped));
 
     // Nothing but a fault of ours ends a watch or the controllers; a fresh process is the way on.
     let fault = tokio::select! {
         () = shutdown => None,
-        _ = tasks.join_next() => Some("a watch"),
-        _ = &mut controllers => Some("a controller"),
+        _ = tasks.join_next() => Some(RunError::Ended("a watch")),
+        _ = &mut controllers => Some(RunError::Ended("a controller")),
+        ended = &mut elector => Some(match ended {
+            Ok(Err(lost)) => RunError::Lost(lost),
+            Ok(Ok(())) | Err(_) => RunError::Ended("the election"),
+        }),
     };
     cards.abort();
-    if let Some(what) = fault {
-        return Err(RunError::Ended(what));
+    if let Some(fault) = fault {
+        return Err(fault);
     }
     tracing::info!("operator is stopping");
     // Nobody waits for this any more when all receivers are gone.
     let _ = stop.send(true);
-    if tokio::time::timeout(SHUTDOWN, async { tokio::join!(controllers, probes) })
+    if tokio::time::timeout(SHUTDOWN, async { tokio::join!(&mut controllers, probes) })
         .await
         .is_err()
     {
@@ -141,9 +183,38 @@ pub async fn run(
             seconds = SHUTDOWN.as_secs(),
             "reconciles did not end in time"
         );
+        controllers.abort();
+    }
+    // Given back when nothing writes any more: from this moment on another replica leads.
+    let _ = release.send(true);
+    if !matches!(elector.await, Ok(Ok(()))) {
+        tracing::warn!("the election ended with a fault");
     }
     drop(tasks);
     Ok(())
+}
+
+/// Takes part in the election, or waits for the end where there is none.
+async fn hold_lease(
+    client: Client,
+    config: Config,
+    election: Election,
+    leadership: Leadership,
+    released: watch::Receiver<bool>,
+) -> Result<(), Lost> {
+    if config.leader_elect {
+        lease::hold(
+            client,
+            &config.namespace,
+            election,
+            leadership,
+            wait(released),
+        )
+        .await
+    } else {
+        wait(released).await;
+        Ok(())
+    }
 }
 
 async fn wait(mut stopped: watch::Receiver<bool>) {
@@ -152,7 +223,8 @@ async fn wait(mut stopped: watch::Receiver<bool>) {
 }
 
 /// Applies the built-in cards once, trying until the API server takes them.
-async fn keep_cards(ctx: Arc<Context>, builtin: Vec<ModelCard>) {
+async fn keep_cards(ctx: Arc<Context>, leadership: Leadership, builtin: Vec<ModelCard>) {
+    leadership.begins().await;
     while let Err(error) = cards::apply(&ctx.cluster, &builtin).await {
         tracing::warn!(
             error = chain(&error),
@@ -164,6 +236,7 @@ async fn keep_cards(ctx: Arc<Context>, builtin: Vec<ModelCard>) {
 
 async fn control(
     ctx: Arc<Context>,
+    leadership: Leadership,
     listed: Vec<oneshot::Receiver<()>>,
     queues: Queues,
     ready: Arc<AtomicBool>,
@@ -175,6 +248,11 @@ async fn control(
     }
     ready.store(true, Ordering::Release);
     tracing::info!("every watch has its first list");
+    // A standby is ready too: its stores stay filled, so that it can go on at once.
+    tokio::select! {
+        () = leadership.begins() => tracing::info!("the controllers start"),
+        () = wait(stopped.clone()) => return,
+    }
     tokio::join!(
         controller(
             model_deployment::KIND,
@@ -214,7 +292,7 @@ async fn controller<K: Stored>(
     let config = ControllerConfig::default()
         .concurrency(CONCURRENCY)
         .debounce(DEBOUNCE);
-    let started = queue.clone();
+    let (started, context) = (queue.clone(), ctx.clone());
     applier(
         move |object: Arc<K>, ctx: Arc<Context>| {
             measured(kind, object, started.clone(), ctx, reconcile).boxed()
@@ -232,6 +310,7 @@ async fn controller<K: Stored>(
             Err(ControllerError::ObjectNotFound(reference)) => {
                 let reference = here(&reference);
                 queue.gone(&reference);
+                context.failures.forget(kind, &reference);
                 // It came back while this was found out, and its event met a line that seemed to hold it.
                 if store.get(&reference).is_some() {
                     queue.wake(reference);
@@ -267,11 +346,11 @@ async fn measured<K: Stored>(
     let Some(object) = K::store(&ctx.stores).get(&reference) else {
         return Ok(Action::await_change());
     };
-    let result = reconcile(object.clone(), ctx.clone()).await;
+    let result = waited_for(kind, since, reconcile(object.clone(), ctx.clone())).await;
     let seconds = start.elapsed().as_secs_f64();
     match &result {
         Ok(_) => {
-            ctx.failures.forget(kind, &*object);
+            ctx.failures.forget(kind, &reference);
             ctx.metrics.reconciled(kind, seconds);
             tracing::debug!(
                 kind,

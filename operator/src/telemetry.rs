@@ -1,12 +1,27 @@
 //! Logs as JSON lines, and the metrics of the operator.
 
-use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Instant;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text::encode,
+};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
+
+use crate::api::{ConditionType, ModelDeployment, Reason};
+use crate::lease::Leadership;
+use crate::store::Store;
+use crate::watches::Queues;
+use crate::{conditions, model_cache, model_deployment};
 
 /// Starts writing log lines to standard error.
 ///
@@ -26,12 +41,31 @@ pub fn start_logs(filter: &str) -> Result<(), tracing_subscriber::filter::ParseE
     Ok(())
 }
 
-/// Counters of the operator. Labels have few values: never names of objects, never messages.
+tokio::task_local! {
+    /// On behalf of which kind, and since when, the writes of a reconcile are made.
+    static WAITED: (&'static str, Instant);
+}
+
+/// Runs a reconcile whose writes somebody has been waiting for since an event; a reconcile that a timer started is nobody's wait.
+pub async fn waited_for<T>(
+    kind: &'static str,
+    since: Option<Instant>,
+    reconcile: impl Future<Output = T>,
+) -> T {
+    match since {
+        Some(since) => WAITED.scope((kind, since), reconcile).await,
+        None => reconcile.await,
+    }
+}
+
+/// Metrics of the operator. Labels have few values: never names of objects, never messages.
 pub struct Metrics {
     registry: Registry,
     reconciles: Family<ReconcileLabels, Counter>,
     errors: Family<ErrorLabels, Counter>,
     seconds: Family<KindLabels, Histogram>,
+    event_to_write: Family<KindLabels, Histogram>,
+    watch_restarts: Family<WatchLabels, Counter>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -51,17 +85,33 @@ struct ErrorLabels {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WatchLabels {
+    kind: String,
+}
+
+/// What is read when the metrics are asked for, instead of being counted on the way.
+pub struct Live {
+    /// Every ModelDeployment.
+    pub deployments: Store<ModelDeployment>,
+    /// What waits.
+    pub queues: Queues,
+    /// Whether this process leads.
+    pub leadership: Leadership,
+}
+
 impl Metrics {
     /// Metrics of an operator in this namespace.
     #[must_use]
-    pub fn new(namespace: &str) -> Self {
+    pub fn new(namespace: &str, live: Live) -> Self {
         let mut registry = Registry::with_prefix("chandler_operator");
         let reconciles = Family::default();
         let errors = Family::default();
+        let watch_restarts = Family::default();
         // 1 ms to 16 s: a reconcile is a few requests to the API server.
-        let seconds = Family::new_with_constructor(
-            (|| Histogram::new(exponential_buckets(0.001, 2.0, 15))) as fn() -> Histogram,
-        );
+        let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
+        let seconds = Family::new_with_constructor(histogram as fn() -> Histogram);
+        let event_to_write = Family::new_with_constructor(histogram as fn() -> Histogram);
         registry.register(
             "reconciles",
             "Reconciles, by kind and outcome",
@@ -78,6 +128,16 @@ impl Metrics {
             seconds.clone(),
         );
         registry.register(
+            "event_to_write_seconds",
+            "Time from the watch event that woke an object to a write that it caused, by the object's kind",
+            event_to_write.clone(),
+        );
+        registry.register(
+            "watch_restarts",
+            "Watches that were interrupted and started again, by kind",
+            watch_restarts.clone(),
+        );
+        registry.register(
             "build",
             "Version and namespace of this operator",
             Info::new(vec![
@@ -85,11 +145,14 @@ impl Metrics {
                 ("namespace", namespace.to_owned()),
             ]),
         );
+        registry.register_collector(Box::new(live));
         Self {
             registry,
             reconciles,
             errors,
             seconds,
+            event_to_write,
+            watch_restarts,
         }
     }
 
@@ -122,6 +185,25 @@ impl Metrics {
             .observe(seconds);
     }
 
+    /// Notes a write, if an event is waiting for it.
+    pub fn written(&self) {
+        // An error means that a timer, not an event, started this reconcile, or that there is none.
+        if let Ok((kind, since)) = WAITED.try_with(|waited| *waited) {
+            self.event_to_write
+                .get_or_create(&KindLabels { kind })
+                .observe(since.elapsed().as_secs_f64());
+        }
+    }
+
+    /// Counts a watch that starts again.
+    pub fn watch_restarted(&self, kind: &str) {
+        self.watch_restarts
+            .get_or_create(&WatchLabels {
+                kind: kind.to_owned(),
+            })
+            .inc();
+    }
+
     /// All metrics in Prometheus' text form.
     #[must_use]
     pub fn text(&self) -> String {
@@ -130,5 +212,142 @@ impl Metrics {
             Ok(()) => text,
             Err(error) => format!("# failed to write the metrics: {error}\n"),
         }
+    }
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Live").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Live {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let leads = i64::from(self.leadership.may_write());
+        let metric = encoder.encode_descriptor(
+            "leader",
+            "1 while this process may write",
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(leads).encode(metric)?;
+
+        let mut metric = encoder.encode_descriptor(
+            "queue_depth",
+            "Objects that wait for their reconcile to start, by kind",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (kind, depth) in [
+            (model_deployment::KIND, self.queues.deployments.depth()),
+            (model_cache::KIND, self.queues.caches.depth()),
+        ] {
+            let labels = KindLabels { kind };
+            let depth = i64::try_from(depth).unwrap_or(i64::MAX);
+            ConstGauge::new(depth).encode(metric.encode_family(&labels)?)?;
+        }
+
+        let mut metric = encoder.encode_descriptor(
+            "model_deployments",
+            "ModelDeployments, by the reason of their Ready condition",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (reason, count) in by_reason(&self.deployments) {
+            ConstGauge::new(count).encode(metric.encode_family(&[("reason", reason)])?)?;
+        }
+        Ok(())
+    }
+}
+
+/// How many ModelDeployments there are for each reason of Ready.
+fn by_reason(deployments: &Store<ModelDeployment>) -> BTreeMap<&'static str, i64> {
+    let mut counts = BTreeMap::new();
+    for object in deployments.state() {
+        let status = object.status.as_ref();
+        let ready =
+            status.and_then(|status| conditions::find(&status.conditions, ConditionType::Ready));
+        let reason = match ready {
+            None => "Unreported",
+            // Whatever else somebody writes into a status is no label of ours.
+            Some(ready) => Reason::ALL
+                .iter()
+                .map(|reason| reason.as_str())
+                .find(|reason| *reason == ready.reason)
+                .unwrap_or("Other"),
+        };
+        *counts.entry(reason).or_insert(0) += 1;
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kube::runtime::reflector::ObjectRef;
+    use serde_json::json;
+
+    use super::*;
+
+    fn metrics() -> (Metrics, Store<ModelDeployment>, Queues) {
+        let (deployments, queues) = (Store::default(), Queues::default());
+        let live = Live {
+            deployments: deployments.clone(),
+            queues: queues.clone(),
+            leadership: Leadership::uncontested(),
+        };
+        (Metrics::new("test", live), deployments, queues)
+    }
+
+    #[test]
+    fn what_is_known_now_is_told_when_it_is_asked_for() {
+        let (metrics, deployments, queues) = metrics();
+        for (name, reason) in [
+            ("a", "Fetching"),
+            ("b", "Fetching"),
+            ("c", "made-up"),
+            ("d", ""),
+        ] {
+            let conditions = match reason {
+                "" => json!([]),
+                reason => json!([{
+                    "type": "Ready", "status": "False", "reason": reason, "message": "",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z",
+                }]),
+            };
+            let object = serde_json::from_value(json!({
+                "metadata": {"name": name, "namespace": "n", "resourceVersion": "1"},
+                "spec": {"model": {"card": "c"}}, "status": {"conditions": conditions},
+            }))
+            .unwrap();
+            deployments.seen("", &object);
+        }
+        queues.deployments.open([ObjectRef::new("a")].into_iter());
+        let text = metrics.text();
+        for line in [
+            "chandler_operator_leader 1",
+            "chandler_operator_queue_depth{kind=\"ModelDeployment\"} 1",
+            "chandler_operator_queue_depth{kind=\"ModelCache\"} 0",
+            "chandler_operator_model_deployments{reason=\"Fetching\"} 2",
+            "chandler_operator_model_deployments{reason=\"Other\"} 1",
+            "chandler_operator_model_deployments{reason=\"Unreported\"} 1",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} in {text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_writes_that_an_event_caused_are_timed() {
+        let (metrics, ..) = metrics();
+        metrics.written();
+        let write = || async { metrics.written() };
+        waited_for("ModelDeployment", None, write()).await;
+        assert!(!metrics.text().contains("event_to_write_seconds_count{"));
+        let since = Instant::now().checked_sub(Duration::from_secs(1));
+        waited_for("ModelDeployment", since, write()).await;
+        let text = metrics.text();
+        let line = "chandler_operator_event_to_write_seconds_count{kind=\"ModelDeployment\"} 1";
+        assert!(text.contains(line), "{text}");
     }
 }

@@ -1,6 +1,7 @@
 //! One watch for each kind and namespace, shared by both controllers: it fills a store and says which objects to look at again.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
@@ -20,10 +21,11 @@ use tokio::task::JoinSet;
 use crate::api::{ModelCache, ModelCard, ModelDeployment};
 use crate::child::{MANAGED_BY, MANAGER, MODEL_CACHE, MODEL_DEPLOYMENT};
 use crate::context::{Stored, Stores};
-use crate::kept::{CLAIM, NAMES_CARD, USES_CACHE};
+use crate::kept::{NAMES_CARD, USES_CACHE};
 use crate::kubernetes::Kind;
 use crate::queue::Queue;
 use crate::store::{Facet, Listed, Listing, Store};
+use crate::telemetry::Metrics;
 
 /// Objects of one page of a list: a bound on the memory that a list of many objects takes.
 const PAGE: u32 = 500;
@@ -38,6 +40,21 @@ pub struct Queues {
     pub deployments: Queue<ModelDeployment>,
     /// ModelCaches to look at.
     pub caches: Queue<ModelCache>,
+}
+
+/// What is watched, and where it is told.
+#[derive(Clone, Copy)]
+pub struct Watched<'a> {
+    /// The client.
+    pub client: &'a Client,
+    /// The namespaces; all when empty.
+    pub namespaces: &'a [String],
+    /// What is seen goes here.
+    pub stores: &'a Stores,
+    /// What is to be looked at goes here.
+    pub queues: &'a Queues,
+    /// Counters.
+    pub metrics: &'a Arc<Metrics>,
 }
 
 /// Everything that runs.
@@ -57,12 +74,10 @@ struct Concerned {
 
 /// Starts all watches, over these namespaces, or over all when none is named.
 #[must_use]
-pub fn start(client: &Client, namespaces: &[String], stores: &Stores, queues: &Queues) -> Watches {
+pub fn start(to: Watched<'_>) -> Watches {
+    let stores = to.stores;
     let mut starter = Starter {
-        client,
-        namespaces,
-        stores,
-        queues,
+        to,
         watches: Watches {
             listed: Vec::new(),
             tasks: JoinSet::new(),
@@ -132,10 +147,7 @@ pub fn start(client: &Client, namespaces: &[String], stores: &Stores, queues: &Q
 }
 
 struct Starter<'a> {
-    client: &'a Client,
-    namespaces: &'a [String],
-    stores: &'a Stores,
-    queues: &'a Queues,
+    to: Watched<'a>,
     watches: Watches,
 }
 
@@ -144,17 +156,17 @@ impl Starter<'_> {
     fn watch<K>(
         &mut self,
         config: &watcher::Config,
-        concerns: impl Fn(&K) -> Concerned + Clone + Send + 'static,
+        concerns: impl Fn(&K) -> Concerned + Clone + Send + Sync + 'static,
     ) where
         K: Stored + Resource<Scope = NamespaceResourceScope>,
     {
-        if self.namespaces.is_empty() {
-            let api = Api::all(self.client.clone());
+        if self.to.namespaces.is_empty() {
+            let api = Api::all(self.to.client.clone());
             self.spawn(EVERYWHERE, api, config, concerns);
             return;
         }
-        for namespace in self.namespaces {
-            let api = Api::namespaced(self.client.clone(), namespace);
+        for namespace in self.to.namespaces {
+            let api = Api::namespaced(self.to.client.clone(), namespace);
             self.spawn(namespace, api, config, concerns.clone());
         }
     }
@@ -163,11 +175,11 @@ impl Starter<'_> {
     fn watch_everywhere<K>(
         &mut self,
         config: &watcher::Config,
-        concerns: impl Fn(&K) -> Concerned + Send + 'static,
+        concerns: impl Fn(&K) -> Concerned + Send + Sync + 'static,
     ) where
         K: Stored + Resource<Scope = ClusterResourceScope>,
     {
-        let api = Api::all(self.client.clone());
+        let api = Api::all(self.to.client.clone());
         self.spawn(EVERYWHERE, api, config, concerns);
     }
 
@@ -176,15 +188,16 @@ impl Starter<'_> {
         scope: &str,
         api: Api<K>,
         config: &watcher::Config,
-        concerns: impl Fn(&K) -> Concerned + Send + 'static,
+        concerns: impl Fn(&K) -> Concerned + Send + Sync + 'static,
     ) {
         let (listed, first_list) = oneshot::channel();
         self.watches.listed.push(first_list);
         let watch = Watch {
             scope: scope.to_owned(),
             api,
-            store: K::store(self.stores).clone(),
-            queues: self.queues.clone(),
+            store: K::store(self.to.stores).clone(),
+            queues: self.to.queues.clone(),
+            metrics: self.to.metrics.clone(),
             concerns,
         };
         self.watches.tasks.spawn(watch.run(config.clone(), listed));
@@ -196,10 +209,11 @@ struct Watch<K: Stored, F> {
     api: Api<K>,
     store: Store<K>,
     queues: Queues,
+    metrics: Arc<Metrics>,
     concerns: F,
 }
 
-impl<K: Stored + Debug, F: Fn(&K) -> Concerned + Send + 'static> Watch<K, F> {
+impl<K: Stored + Debug, F: Fn(&K) -> Concerned + Send + Sync + 'static> Watch<K, F> {
     /// Store first, then the queues, so that a reconcile always sees what woke it.
     async fn run(self, config: watcher::Config, listed: oneshot::Sender<()>) {
         let mut events = watcher(self.api.clone(), config)
@@ -229,6 +243,7 @@ impl<K: Stored + Debug, F: Fn(&K) -> Concerned + Send + 'static> Watch<K, F> {
                     }
                 }
                 Err(error) => {
+                    self.metrics.watch_restarted(&K::kind(&()));
                     tracing::warn!(kind = %K::kind(&()), scope = self.scope, %error, "a watch was interrupted");
                 }
             }
@@ -237,14 +252,17 @@ impl<K: Stored + Debug, F: Fn(&K) -> Concerned + Send + 'static> Watch<K, F> {
 
     /// Takes a complete list over. What went away while nobody watched concerns its owners too.
     async fn take(&self, listing: Listing<K>) {
-        let objects: Vec<K> = listing.objects().to_vec();
+        let names: Vec<ObjectRef<K>> = listing.objects().iter().map(ObjectRef::from_obj).collect();
         let Listed { gone, doubtful } = self.store.finish_list(&self.scope, listing);
         for object in &doubtful {
             if let Ok(false) = self.exists(&**object).await {
                 self.store.forget(object);
             }
         }
-        objects.iter().for_each(|object| self.wake(object));
+        names
+            .iter()
+            .filter_map(|name| self.store.get(name))
+            .for_each(|object| self.wake(&object));
         gone.iter()
             .chain(&doubtful)
             .for_each(|object| self.wake(object));
