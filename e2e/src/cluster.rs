@@ -45,6 +45,7 @@ kinds! {
     CLAIM: "" "v1" "PersistentVolumeClaim" "persistentvolumeclaims";
     DEPLOYMENT: "apps" "v1" "Deployment" "deployments";
     JOB: "batch" "v1" "Job" "jobs";
+    LEASE: "coordination.k8s.io" "v1" "Lease" "leases";
 }
 
 impl Cluster {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cluster::{Cluster, POD};
+use crate::cluster::{Cluster, POD, names};
 use crate::images::{Image, Images};
 use crate::tools::run;
 use crate::wait::{Seen, until};
@@ -122,7 +122,51 @@ pub async fn kill(cluster: &Cluster) -> Result<String> {
     Ok(name)
 }
 
-/// The operator's pod that is ready.
+/// Ends the operator's process in this pod with SIGKILL, so that it says good-bye to nobody.
+/// Force-deleting the pod would not do: the kubelet asks the process to stop first.
+///
+/// # Errors
+/// When no process on this machine runs in that pod: the story needs a cluster whose node is this machine.
+pub async fn kill_process(pod: &str) -> Result<()> {
+    let process =
+        process_of(pod).with_context(|| format!("no process of pod {pod} on this machine"))?;
+    run("kill", &["-KILL", &process]).await?;
+    Ok(())
+}
+
+/// The process whose host name is the pod's.
+fn process_of(pod: &str) -> Option<String> {
+    let host = format!("HOSTNAME={pod}");
+    std::fs::read_dir("/proc")
+        .ok()?
+        .flatten()
+        .find_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            name.parse::<u32>().ok()?;
+            // A process that ends meanwhile, or is not ours to read, is none.
+            let environment = std::fs::read(entry.path().join("environ")).ok()?;
+            environment
+                .split(|byte| *byte == 0)
+                .any(|entry| entry == host.as_bytes())
+                .then_some(name)
+        })
+}
+
+/// The operator's pods that are ready.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn ready_pods(cluster: &Cluster) -> Result<Vec<String>> {
+    let selector = format!("app.kubernetes.io/instance={RELEASE}");
+    let pods = cluster.list(POD, NAMESPACE, &selector).await?;
+    let ready = pods.into_iter().filter(|pod| {
+        pod["status"]["containerStatuses"][0]["ready"] == true
+            && pod["metadata"]["deletionTimestamp"].is_null()
+    });
+    Ok(names(&ready.collect::<Vec<_>>()))
+}
+
+/// One of the operator's pods that are ready.
 ///
 /// # Errors
 /// When there is none after a while.
@@ -131,16 +175,8 @@ pub async fn running_pod(cluster: &Cluster) -> Result<String> {
         Duration::from_secs(60),
         "a ready pod of the operator",
         async || {
-            let selector = format!("app.kubernetes.io/instance={RELEASE}");
-            let pods = cluster.list(POD, NAMESPACE, &selector).await?;
-            let ready = pods.iter().find(|pod| {
-                pod["status"]["containerStatuses"][0]["ready"] == true
-                    && pod["metadata"]["deletionTimestamp"].is_null()
-            });
-            Ok(match ready {
-                Some(pod) => Seen::Yes(pod["metadata"]["name"].as_str().unwrap_or("").to_owned()),
-                None => Seen::NotYet(format!("{} pods, none ready", pods.len())),
-            })
+            let ready = ready_pods(cluster).await?.into_iter().next();
+            Ok(ready.map_or_else(|| Seen::NotYet("none ready".to_owned()), Seen::Yes))
         },
     )
     .await

@@ -19,6 +19,7 @@ mod gated;
 mod hub_trouble;
 mod images;
 mod install;
+mod leader;
 mod others_hubs;
 mod plan;
 mod recovery;
