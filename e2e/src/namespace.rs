@@ -6,7 +6,7 @@ use anyhow::Result;
 use kube::api::ListParams;
 use serde_json::json;
 
-use crate::cluster::{Cluster, NAMESPACE, POD, names};
+use crate::cluster::{Cluster, NAMESPACE, NODE, POD, names};
 use crate::operator;
 use crate::tools::run;
 use crate::wait::{Seen, until};
@@ -50,6 +50,10 @@ pub async fn remove_leftovers(cluster: &Cluster) -> Result<()> {
         if name != crate::hub_pod::NAMESPACE && name != operator::NAMESPACE {
             cluster.delete(NAMESPACE, "", &name).await?;
         }
+    }
+    // Nodes that a story made, with kwok behind them.
+    for node in names(&cluster.list(NODE, "", "chandler-e2e=story").await?) {
+        cluster.delete(NODE, "", &node).await?;
     }
     Ok(())
 }

@@ -122,6 +122,21 @@ impl NodeFacts {
         self.open && self.free("pods") >= 1.0 && covers(|name| self.free(name), requests)
     }
 
+    /// The same node without a pod that uses so much of it.
+    #[must_use]
+    pub fn without(&self, requests: &Amounts) -> Self {
+        let mut node = self.clone();
+        for (name, used) in node.used.iter_mut().flatten() {
+            let freed = if name == "pods" {
+                1.0
+            } else {
+                requests.get(name).copied().unwrap_or_default()
+            };
+            *used = (*used - freed).max(0.0);
+        }
+        node
+    }
+
     /// Whether a pod with these requests would have room if nothing else ran.
     #[must_use]
     pub fn is_large_enough(&self, requests: &Amounts) -> bool {

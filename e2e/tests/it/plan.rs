@@ -34,9 +34,10 @@ async fn nodes(story: &Story) -> Result<Vec<String>> {
                 "apiVersion": "v1", "kind": "Node",
                 "metadata": { "name": name,
                     "annotations": { "kwok.x-k8s.io/node": "fake" },
-                    "labels": { "pool": story.namespace, "nvidia.com/gpu.product": product,
+                    "labels": { "chandler-e2e": "story", "pool": story.namespace, "nvidia.com/gpu.product": product,
                         "nvidia.com/gpu.memory": memory.to_string(), "nvidia.com/gpu.count": gpus.to_string() } },
-                "spec": { "taints": [{ "key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule" }] },
+                "spec": { "taints": [{ "key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule" },
+                    { "key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule" }] },
                 "status": { "allocatable": { "cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": gpus.to_string() },
                     "capacity": { "cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": gpus.to_string() } },
             }));
@@ -67,10 +68,14 @@ async fn plan(story: &Story, billions: &str, fields: Value, says: &str) -> Resul
     variant["format"] = json!("pytorch");
     variant["sizeInBillions"] = json!(billions);
     variant["quantizations"] = json!(["none"]);
-    object["spec"]["pod"] = json!({ "nodeSelector": { "pool": story.namespace } });
+    object["spec"]["pod"] = json!({ "nodeSelector": { "pool": story.namespace },
+        "tolerations": [{ "key": "kwok.x-k8s.io/node", "operator": "Exists" }] });
     object["spec"]["accelerators"] = json!([{ "type": "nvidia.com/gpu" }]);
     for (name, value) in fields.as_object().into_iter().flatten() {
         object["spec"][name] = value.clone();
+        if value.is_null() {
+            object["spec"].as_object_mut().map(|spec| spec.remove(name));
+        }
     }
     story.apply(MODEL_DEPLOYMENT, object).await?;
     until(TOLD_WITHIN, says, async || {

@@ -294,8 +294,17 @@ fn evictions_end_one_replica_at_a_time() {
                 .is_err_and(|error| error.to_string().contains("disruption budget")),
             "{refused:?}"
         );
-        story.ready().await?;
-        evict(&second).await?;
+        until(
+            TOLD_WITHIN,
+            "the second eviction to be let through",
+            async || {
+                Ok(match evict(&second).await {
+                    Ok(_) => Seen::Yes(()),
+                    Err(error) => Seen::NotYet(error.to_string()),
+                })
+            },
+        )
+        .await?;
         story.ready().await?;
         Ok(())
     });

@@ -223,7 +223,7 @@ async fn fake_node(story: &Story, name: &str, more: Value) -> Result<String> {
         "metadata": {
             "name": name,
             "annotations": { "kwok.x-k8s.io/node": "fake" },
-            "labels": { "kubernetes.io/hostname": name, "type": "kwok" },
+            "labels": { "kubernetes.io/hostname": name, "chandler-e2e": "story" },
         },
         "spec": { "taints": [{ "key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule" }] },
         "status": { "allocatable": allocatable, "capacity": allocatable },

@@ -11,7 +11,7 @@ use super::revision::{Fate, Revision, digest_of_template};
 use crate::api::{Accelerator, AccessMode, ModelDeployment, OnFailure, RolloutPolicy};
 use crate::child::REVISION;
 use crate::conditions;
-use crate::nodes::{self, NodeFacts};
+use crate::nodes;
 use crate::pod_health;
 
 /// Seconds without a node until the next accelerator is tried, where the spec does not say.
@@ -202,20 +202,16 @@ pub fn strategy(object: &ModelDeployment, revision: &Revision, observed: &Observ
         let stuck = pods_of(observed, old)
             .iter()
             .any(|pod| pod_health::unschedulable_since(pod).is_some());
-        let others_run = observed.pods.iter().any(|pod| {
-            pod.annotations().get(REVISION).map(String::as_str) != old && !pod_health::is_over(pod)
-        });
-        return if terminates_first(live) || (stuck && others_run) {
+        return if terminates_first(live) || (stuck && an_end_makes_room(revision, observed)) {
             Strategy::TerminateFirst
         } else {
             Strategy::SurgeFirst
         };
     }
-    match &observed.nodes {
-        Some(nodes) if !has_room_for_one_more(revision, nodes, observed) => {
-            Strategy::TerminateFirst
-        }
-        _ => Strategy::SurgeFirst,
+    if !has_room_for_one_more(revision, observed) && an_end_makes_room(revision, observed) {
+        Strategy::TerminateFirst
+    } else {
+        Strategy::SurgeFirst
     }
 }
 
@@ -232,8 +228,8 @@ pub fn terminates_first(workload: &Deployment) -> bool {
     })
 }
 
-fn has_room_for_one_more(revision: &Revision, nodes: &[NodeFacts], observed: &Observed) -> bool {
-    let Some(pod) = &revision.record.template.spec else {
+fn has_room_for_one_more(revision: &Revision, observed: &Observed) -> bool {
+    let (Some(pod), Some(nodes)) = (&revision.record.template.spec, &observed.nodes) else {
         return true;
     };
     let requests = nodes::requests(pod);
@@ -242,6 +238,28 @@ fn has_room_for_one_more(revision: &Revision, nodes: &[NodeFacts], observed: &Ob
         node.admits(pod)
             && node.has_room(&requests)
             && (bound.is_empty() || bound.contains(&node.name.as_str()))
+    })
+}
+
+/// Whether a pod of the revision would have room where one of another revision is now.
+/// Else nothing is won by ending that one: it had better go on answering.
+fn an_end_makes_room(revision: &Revision, observed: &Observed) -> bool {
+    let (Some(pod), Some(nodes)) = (&revision.record.template.spec, &observed.nodes) else {
+        return false;
+    };
+    let requests = nodes::requests(pod);
+    let others = observed.pods.iter().filter(|other| {
+        !pod_health::is_over(other)
+            && other.annotations().get(REVISION).map(String::as_str) != revision.template_digest()
+    });
+    others.filter_map(|other| other.spec.as_ref()).any(|other| {
+        let place = nodes
+            .iter()
+            .find(|node| Some(&node.name) == other.node_name.as_ref());
+        place.is_some_and(|node| {
+            let without = node.without(&nodes::requests(other));
+            without.admits(pod) && without.has_room(&requests)
+        })
     })
 }
 

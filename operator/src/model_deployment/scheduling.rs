@@ -142,7 +142,9 @@ fn sort(
             ),
         );
     }
-    if words.contains("volume node affinity conflict") {
+    if words.contains("volume node affinity conflict")
+        || words.contains("PersistentVolume's node affinity")
+    {
         return (
             Reason::VolumeAffinityConflict,
             "; the weights' volume is tied to other nodes: use ReadWriteMany in spec.weights.storage.accessModes, or a StorageClass that binds when the first pod comes".to_owned(),
@@ -221,13 +223,12 @@ mod tests {
             ),
             Reason::InsufficientResources
         );
-        assert_eq!(
-            check(
-                "0/1 nodes are available: 1 node(s) had volume node affinity conflict.",
-                &[]
-            ),
-            Reason::VolumeAffinityConflict
-        );
+        for words in [
+            "0/1 nodes are available: 1 node(s) had volume node affinity conflict.",
+            "0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity, 1 node(s) didn't match Pod's node affinity/selector.",
+        ] {
+            assert_eq!(check(words, &[]), Reason::VolumeAffinityConflict);
+        }
         for words in [
             "0/1 nodes are available: 1 node(s) had untolerated taint(s).",
             "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.",
