@@ -167,7 +167,13 @@ pub fn restricted_pod(
         tolerations: some(shape.tolerations.clone()),
         affinity: shape.affinity.clone(),
         topology_spread_constraints: some(shape.topology_spread.clone()),
-        service_account_name: shape.service_account.clone(),
+        // Always named: the API server keeps the old field `serviceAccount` beside it, and would go back to that one.
+        service_account_name: Some(
+            shape
+                .service_account
+                .clone()
+                .unwrap_or_else(|| "default".to_owned()),
+        ),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         priority_class_name: shape.priority_class.clone(),

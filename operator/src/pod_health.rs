@@ -41,12 +41,10 @@ pub fn job_trouble(pod: &Pod) -> Option<Trouble> {
         }
     }
     if let Some(why) = unscheduled(pod) {
-        let reason = if why.gated {
-            Reason::Gated
-        } else {
-            Reason::Unschedulable
-        };
-        return of(reason, format!("pod {name} has no node: {}", why.message));
+        return of(
+            why.reason(),
+            format!("pod {name} has no node: {}", why.message),
+        );
     }
     if status.phase.as_deref() == Some("Failed") {
         let why = status
@@ -160,6 +158,36 @@ pub struct Unscheduled {
     /// The scheduler's words.
     pub message: String,
 }
+
+impl Unscheduled {
+    /// The scheduler's words as a reason. It lists a count of nodes for each cause, and no cause stands alone;
+    /// the one that says most about what to do comes first.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        let says = |cause: &str| self.message.contains(cause);
+        if self.gated {
+            Reason::Gated
+        } else if says("volume node affinity conflict") || says("PersistentVolume's node affinity")
+        {
+            Reason::VolumeAffinityConflict
+        } else if says("Insufficient ") {
+            Reason::InsufficientResources
+        } else if NO_MATCH.iter().any(|cause| says(cause)) {
+            Reason::NoNodeMatches
+        } else {
+            Reason::Unschedulable
+        }
+    }
+}
+
+/// What the scheduler says of nodes that a pod may not use.
+const NO_MATCH: [&str; 5] = [
+    "node affinity",
+    "node selector",
+    "untolerated taint",
+    "topology spread",
+    "were unschedulable",
+];
 
 /// Why a pod has no node; nothing when it has one, or nobody has looked yet.
 #[must_use]
@@ -293,6 +321,36 @@ mod tests {
             let found = trouble(&pod(&container(&state, &last))).unwrap();
             assert_eq!(found.reason, reason);
             assert!(found.message.contains(words), "{}", found.message);
+        }
+    }
+
+    #[test]
+    fn the_scheduler_s_words_have_reasons() {
+        for (words, reason) in [
+            (
+                "1 node(s) had volume node affinity conflict.",
+                Reason::VolumeAffinityConflict,
+            ),
+            (
+                "1 node(s) didn't match PersistentVolume's node affinity, 1 node(s) didn't match Pod's node affinity/selector.",
+                Reason::VolumeAffinityConflict,
+            ),
+            (
+                "1 Insufficient memory, 3 node(s) had untolerated taint(s).",
+                Reason::InsufficientResources,
+            ),
+            ("1 node(s) had untolerated taint(s).", Reason::NoNodeMatches),
+            (
+                "1 node(s) didn't match Pod's node affinity/selector.",
+                Reason::NoNodeMatches,
+            ),
+            ("something new", Reason::Unschedulable),
+        ] {
+            let why = Unscheduled {
+                gated: false,
+                message: format!("0/4 nodes are available: {words}"),
+            };
+            assert_eq!(why.reason(), reason, "{words}");
         }
     }
 

@@ -50,11 +50,13 @@ async fn healed(story: &Story) -> Result<()> {
 fn a_pod_without_a_node_is_told_with_the_reason_and_what_would_help() {
     story("unplaced", Company::Welcome, async |story| {
         story.deploy().await?;
+        let ready = story.ready().await?;
+        let cache = json!({ "cache": { "name": ready["status"]["cache"] } });
         healed(story).await?;
 
         respec(
             story,
-            json!({ "accelerators": [{ "type": "example.com/npu" }] }),
+            json!({ "weights": cache, "accelerators": [{ "type": "example.com/npu" }] }),
         )
         .await?;
         told(
@@ -69,7 +71,7 @@ fn a_pod_without_a_node_is_told_with_the_reason_and_what_would_help() {
             .await?;
         respec(
             story,
-            json!({ "pod": { "nodeSelector": { "nowhere": "true" } } }),
+            json!({ "weights": cache, "pod": { "nodeSelector": { "nowhere": "true" } } }),
         )
         .await?;
         told(story, "NoNodeMatches", &["spec.pod.nodeSelector"]).await?;

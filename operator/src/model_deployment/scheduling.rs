@@ -8,7 +8,7 @@ use super::rollout::Waiting;
 use crate::api::{Accelerator, Reason};
 use crate::conditions::Verdict;
 use crate::nodes::{self, NodeFacts};
-use crate::pod_health;
+use crate::pod_health::{self, Unscheduled};
 
 /// Says whether the replicas have nodes. `nodes` is absent where nothing has to be placed.
 #[must_use]
@@ -31,14 +31,7 @@ pub fn verdict(
     let Some((pod, words)) = unplaced else {
         return Verdict::yes(Reason::Succeeded, "every replica has a node");
     };
-    let (reason, advice) = if words.gated {
-        (
-            Reason::Gated,
-            "; whoever set the gate (a queue, for example) takes it away".to_owned(),
-        )
-    } else {
-        sort(&words.message, pod, nodes.unwrap_or_default(), accelerator)
-    };
+    let (reason, advice) = sort(&words, pod, nodes.unwrap_or_default(), accelerator);
     let next = match waiting {
         Waiting::No => String::new(),
         // Without the seconds, which would change the message all the time.
@@ -89,89 +82,81 @@ fn refused(workload: &Deployment) -> Option<(Reason, String)> {
     })
 }
 
-/// The scheduler lists a count of nodes for each cause; the cause that only a change can remove comes first.
+/// The reason, with what the nodes and the accelerator add to it, and what would help.
 fn sort(
-    words: &str,
+    words: &Unscheduled,
     pod: &Pod,
     nodes: &[NodeFacts],
     accelerator: &Accelerator,
 ) -> (Reason, String) {
-    let empty = k8s_openapi::api::core::v1::PodSpec::default();
-    let spec = pod.spec.as_ref().unwrap_or(&empty);
+    let kind = accelerator.kind.as_str();
+    let lacks_gpu = kind != "cpu" && words.message.contains(&format!("Insufficient {kind}"));
+    match words.reason() {
+        Reason::InsufficientResources => {
+            if let Some(short) = too_large(pod, nodes, kind) {
+                return (
+                    Reason::TooLargeForAnyNode,
+                    format!(
+                        "; no node is large enough even when empty ({short}); add a larger one, or ask for less in spec.runtime.resources, spec.limits or spec.accelerators"
+                    ),
+                );
+            }
+            if lacks_gpu {
+                return (
+                    Reason::InsufficientGpu,
+                    format!(
+                        "; {kind} is taken or not there: wait, add nodes, or name another option in spec.accelerators"
+                    ),
+                );
+            }
+            let advice = "; wait, add nodes, or ask for less in spec.runtime.resources";
+            (Reason::InsufficientResources, advice.to_owned())
+        }
+        reason => (reason, advice(reason).to_owned()),
+    }
+}
+
+fn advice(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Gated => "; whoever set the gate (a queue, for example) takes it away",
+        Reason::VolumeAffinityConflict => {
+            "; the weights' volume is tied to other nodes: use ReadWriteMany in spec.weights.storage.accessModes, or a StorageClass that binds when the first pod comes"
+        }
+        Reason::NoNodeMatches => {
+            "; see spec.pod.nodeSelector, spec.pod.affinity, spec.pod.tolerations and products and minMemory in spec.accelerators"
+        }
+        _ => "",
+    }
+}
+
+/// What no node that the pod may use has enough of even when empty; nothing where one is large enough, or none is known.
+fn too_large(pod: &Pod, nodes: &[NodeFacts], kind: &str) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
     let requests = nodes::requests(spec);
     let admitting: Vec<&NodeFacts> = nodes.iter().filter(|node| node.admits(spec)).collect();
-    let kind = accelerator.kind.as_str();
-    let lacks_gpu = kind != "cpu" && words.contains(&format!("Insufficient {kind}"));
-    if lacks_gpu || words.contains("Insufficient ") {
-        let largest = |name: &str| {
-            admitting
-                .iter()
-                .map(|node| node.allocatable.get(name).copied().unwrap_or_default())
-                .fold(0.0, f64::max)
-        };
-        let offered = kind == "cpu" || largest(kind) > 0.0;
-        if !admitting.is_empty()
-            && offered
-            && !admitting.iter().any(|node| node.is_large_enough(&requests))
-        {
-            let short: Vec<String> = requests
-                .iter()
-                .filter(|(name, amount)| largest(name) < **amount)
-                .map(|(name, amount)| {
-                    format!(
-                        "{name}: {} asked, {} at most",
-                        shown(name, *amount),
-                        shown(name, largest(name))
-                    )
-                })
-                .collect();
-            return (
-                Reason::TooLargeForAnyNode,
-                format!(
-                    "; no node is large enough even when empty ({}); add a larger one, or ask for less in spec.runtime.resources, spec.limits or spec.accelerators",
-                    short.join(", ")
-                ),
-            );
-        }
+    let largest = |name: &str| {
+        let amounts = admitting.iter();
+        amounts
+            .map(|node| node.allocatable.get(name).copied().unwrap_or_default())
+            .fold(0.0, f64::max)
+    };
+    let is_offered = kind == "cpu" || largest(kind) > 0.0;
+    let fits = admitting.iter().any(|node| node.is_large_enough(&requests));
+    if admitting.is_empty() || !is_offered || fits {
+        return None;
     }
-    if lacks_gpu {
-        return (
-            Reason::InsufficientGpu,
+    let short: Vec<String> = requests
+        .iter()
+        .filter(|(name, amount)| largest(name) < **amount)
+        .map(|(name, amount)| {
             format!(
-                "; {kind} is taken or not there: wait, add nodes, or name another option in spec.accelerators"
-            ),
-        );
-    }
-    if words.contains("volume node affinity conflict")
-        || words.contains("PersistentVolume's node affinity")
-    {
-        return (
-            Reason::VolumeAffinityConflict,
-            "; the weights' volume is tied to other nodes: use ReadWriteMany in spec.weights.storage.accessModes, or a StorageClass that binds when the first pod comes".to_owned(),
-        );
-    }
-    if words.contains("Insufficient ") {
-        return (
-            Reason::InsufficientResources,
-            "; wait, add nodes, or ask for less in spec.runtime.resources".to_owned(),
-        );
-    }
-    if [
-        "node affinity",
-        "node selector",
-        "untolerated taint",
-        "topology spread",
-        "were unschedulable",
-    ]
-    .iter()
-    .any(|cause| words.contains(cause))
-    {
-        return (
-            Reason::NoNodeMatches,
-            "; see spec.pod.nodeSelector, spec.pod.affinity, spec.pod.tolerations and products and minMemory in spec.accelerators".to_owned(),
-        );
-    }
-    (Reason::Unschedulable, String::new())
+                "{name}: {} asked, {} at most",
+                shown(name, *amount),
+                shown(name, largest(name))
+            )
+        })
+        .collect();
+    Some(short.join(", "))
 }
 
 fn shown(name: &str, amount: f64) -> String {
@@ -194,7 +179,11 @@ mod tests {
             {"name": "serve", "resources": {"requests": {"nvidia.com/gpu": "2"}}}]}}))
             .unwrap();
         let gpu: Accelerator = serde_json::from_value(json!({"type": "nvidia.com/gpu"})).unwrap();
-        sort(words, &pod, nodes, &gpu).0
+        let words = Unscheduled {
+            gated: false,
+            message: words.to_owned(),
+        };
+        sort(&words, &pod, nodes, &gpu).0
     }
 
     fn node(gpus: f64) -> NodeFacts {
@@ -210,31 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn the_scheduler_s_words_have_reasons() {
-        let gpu =
-            "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. no new claims to deallocate";
+    fn nodes_and_accelerator_tell_more_than_the_scheduler() {
+        let gpu = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.";
         assert_eq!(check(gpu, &[node(2.0)]), Reason::InsufficientGpu);
         assert_eq!(check(gpu, &[node(1.0)]), Reason::TooLargeForAnyNode);
+        assert_eq!(check(gpu, &[node(0.0)]), Reason::InsufficientGpu);
         assert_eq!(check(gpu, &[]), Reason::InsufficientGpu);
-        assert_eq!(
-            check(
-                "0/1 nodes are available: 1 Insufficient memory.",
-                &[node(2.0)]
-            ),
-            Reason::InsufficientResources
-        );
-        for words in [
-            "0/1 nodes are available: 1 node(s) had volume node affinity conflict.",
-            "0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity, 1 node(s) didn't match Pod's node affinity/selector.",
-        ] {
-            assert_eq!(check(words, &[]), Reason::VolumeAffinityConflict);
-        }
-        for words in [
-            "0/1 nodes are available: 1 node(s) had untolerated taint(s).",
-            "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.",
-        ] {
-            assert_eq!(check(words, &[]), Reason::NoNodeMatches);
-        }
-        assert_eq!(check("something new", &[]), Reason::Unschedulable);
+        let memory = "0/1 nodes are available: 1 Insufficient memory.";
+        assert_eq!(check(memory, &[node(2.0)]), Reason::InsufficientResources);
     }
 }

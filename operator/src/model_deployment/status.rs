@@ -341,9 +341,10 @@ impl Seen<'_> {
             return Verdict::waiting("no pod has been asked for yet");
         };
         for pod in &self.pods {
-            if let Some(trouble) = pod_health::trouble(pod)
-                && !matches!(trouble.reason, Reason::Unschedulable | Reason::Gated)
-            {
+            if pod_health::unscheduled(pod).is_some() {
+                continue;
+            }
+            if let Some(trouble) = pod_health::trouble(pod) {
                 return Verdict::no(trouble.reason, trouble.message);
             }
             if let Some(error) = self

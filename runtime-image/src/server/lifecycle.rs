@@ -266,17 +266,19 @@ impl Lifecycle {
     }
 }
 
-/// Answers with 503 what cannot be answered in this phase.
+/// Answers with 503 what cannot be answered in this phase, and says with each answer of a process that goes away
+/// that its connection is not to be used again: a request sent on a connection that is just being closed would be lost.
 pub(super) async fn turn_away(State(app): State<App>, request: Request, next: Next) -> Response {
     let takes = match app.phase() {
         Phase::Ready => true,
         Phase::Draining => *app.grace.borrow() && app.service_if_loaded().is_some(),
         Phase::Loading | Phase::Warming | Phase::Failed => false,
     };
-    if takes {
-        return next.run(request).await;
-    }
-    let mut response = app.unavailable().into_response();
+    let mut response = if takes {
+        next.run(request).await
+    } else {
+        app.unavailable().into_response()
+    };
     if matches!(app.phase(), Phase::Draining | Phase::Failed) {
         response
             .headers_mut()
