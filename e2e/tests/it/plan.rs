@@ -83,10 +83,12 @@ async fn plan(story: &Story, billions: &str, fields: Value, says: &str) -> Resul
             .world
             .cluster
             .get(MODEL_DEPLOYMENT, &story.namespace, NAME)
-            .await?;
-        let plan = object.unwrap_or_default()["status"]["plan"].clone();
+            .await?
+            .unwrap_or_default();
+        let is_current = object["status"]["observedGeneration"] == object["metadata"]["generation"];
+        let plan = object["status"]["plan"].clone();
         let message = plan["message"].as_str().unwrap_or_default().to_owned();
-        if message.contains(says) {
+        if is_current && message.contains(says) {
             Ok(Seen::Yes(plan))
         } else {
             Ok(Seen::NotYet(message))
