@@ -90,6 +90,7 @@ func command() *cobra.Command {
 	up.Flags().IntVar(&options.GPUs, "gpus", 0, "offer this many nvidia.com/gpu devices on the real node; there are no device files behind them")
 	up.Flags().StringVar(&options.GPUProduct, "gpu-product", "NVIDIA-H100-80GB-HBM3", "the node's label nvidia.com/gpu.product, with --gpus")
 	up.Flags().IntVar(&options.GPUMemoryMiB, "gpu-memory", 81559, "the node's label nvidia.com/gpu.memory in MiB, with --gpus")
+	up.Flags().BoolVar(&options.NoNode, "no-node", false, "start only etcd, the API server and the controllers that make and clear away children: nothing runs pods")
 	up.Flags().BoolVar(&options.Audit, "audit", false, "write log/audit.log in the state folder")
 
 	root.AddCommand(up,

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -27,39 +28,46 @@ func programs(state State, record Record) []program {
 		return accepts("unix", state.containerdSocket())
 	})
 
+	etcd := program{name: "etcd", path: bin("etcd"), args: []string{
+		"--data-dir=" + state.path("data", "etcd"),
+		"--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379",
+		"--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380",
+		"--initial-cluster=default=http://127.0.0.1:2380",
+		// The data ends with the cluster, so it need not survive a power cut.
+		"--unsafe-no-fsync",
+	}}
+	apiServer := program{name: "kube-apiserver", path: bin("kube-apiserver"), args: append([]string{
+		"--etcd-servers=http://127.0.0.1:2379",
+		"--bind-address=0.0.0.0", "--advertise-address=" + node,
+		"--service-cluster-ip-range=" + serviceCIDR,
+		"--tls-cert-file=" + pki("apiserver.crt"), "--tls-private-key-file=" + pki("apiserver.key"),
+		"--client-ca-file=" + pki("ca.crt"),
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file=" + pki("tokens.pub"), "--service-account-signing-key-file=" + pki("tokens.key"),
+		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged",
+		"--kubelet-client-certificate=" + pki("apiserver-kubelet-client.crt"), "--kubelet-client-key=" + pki("apiserver-kubelet-client.key"),
+		"--kubelet-certificate-authority=" + pki("ca.crt"),
+		// The node's name is in no DNS.
+		"--kubelet-preferred-address-types=InternalIP",
+		"--requestheader-client-ca-file=" + pki("front-proxy-ca.crt"), "--requestheader-allowed-names=front-proxy-client",
+		"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--proxy-client-cert-file=" + pki("front-proxy-client.crt"), "--proxy-client-key-file=" + pki("front-proxy-client.key"),
+		"--enable-aggregator-routing",
+	}, auditArguments(state, record.Options)...)}
+	controllers := program{name: "kube-controller-manager", path: bin("kube-controller-manager"), after: apiReady, args: append([]string{
+		"--kubeconfig=" + settings("kube-controller-manager.kubeconfig"), "--bind-address=127.0.0.1",
+		"--service-account-private-key-file=" + pki("tokens.key"), "--root-ca-file=" + pki("ca.crt"), "--use-service-account-credentials",
+		"--cluster-cidr=" + podCIDR, "--leader-elect=false",
+	}, controllerArguments(record.Options)...)}
+	if record.Options.NoNode {
+		return []program{etcd, apiServer, controllers}
+	}
+
 	list := []program{
-		{name: "etcd", path: bin("etcd"), args: []string{
-			"--data-dir=" + state.path("data", "etcd"),
-			"--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379",
-			"--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380",
-			"--initial-cluster=default=http://127.0.0.1:2380",
-			// The data ends with the cluster, so it need not survive a power cut.
-			"--unsafe-no-fsync",
-		}},
+		etcd,
 		{name: "containerd", path: bin("containerd"), args: []string{"--config=" + settings("containerd.toml")}},
-		{name: "kube-apiserver", path: bin("kube-apiserver"), args: append([]string{
-			"--etcd-servers=http://127.0.0.1:2379",
-			"--bind-address=0.0.0.0", "--advertise-address=" + node,
-			"--service-cluster-ip-range=" + serviceCIDR,
-			"--tls-cert-file=" + pki("apiserver.crt"), "--tls-private-key-file=" + pki("apiserver.key"),
-			"--client-ca-file=" + pki("ca.crt"),
-			"--service-account-issuer=https://kubernetes.default.svc",
-			"--service-account-key-file=" + pki("tokens.pub"), "--service-account-signing-key-file=" + pki("tokens.key"),
-			"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged",
-			"--kubelet-client-certificate=" + pki("apiserver-kubelet-client.crt"), "--kubelet-client-key=" + pki("apiserver-kubelet-client.key"),
-			"--kubelet-certificate-authority=" + pki("ca.crt"),
-			// The node's name is in no DNS.
-			"--kubelet-preferred-address-types=InternalIP",
-			"--requestheader-client-ca-file=" + pki("front-proxy-ca.crt"), "--requestheader-allowed-names=front-proxy-client",
-			"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
-			"--proxy-client-cert-file=" + pki("front-proxy-client.crt"), "--proxy-client-key-file=" + pki("front-proxy-client.key"),
-			"--enable-aggregator-routing",
-		}, auditArguments(state, record.Options)...)},
-		{name: "kube-controller-manager", path: bin("kube-controller-manager"), after: apiReady, args: []string{
-			"--kubeconfig=" + settings("kube-controller-manager.kubeconfig"), "--bind-address=127.0.0.1",
-			"--service-account-private-key-file=" + pki("tokens.key"), "--root-ca-file=" + pki("ca.crt"), "--use-service-account-credentials",
-			"--cluster-cidr=" + podCIDR, "--leader-elect=false", "--kube-api-qps=100", "--kube-api-burst=200",
-		}},
+		apiServer,
+		controllers,
 		{name: "kube-scheduler", path: bin("kube-scheduler"), after: apiReady, args: []string{
 			"--kubeconfig=" + settings("kube-scheduler.kubeconfig"), "--bind-address=127.0.0.1", "--leader-elect=false",
 		}},
@@ -83,6 +91,27 @@ func programs(state State, record Record) []program {
 	return list
 }
 
+// played are the controllers of a cluster without a node: those that make and
+// clear away what objects ask for. Nobody binds claims or looks after nodes
+// there: whoever uses such a cluster plays that.
+var played = []string{
+	"deployment-controller", "replicaset-controller", "job-controller", "disruption-controller", "garbage-collector-controller",
+	"namespace-controller", "persistentvolumeclaim-protection-controller", "resourcequota-controller", "serviceaccount-controller",
+}
+
+func controllerArguments(options Options) []string {
+	if !options.NoNode {
+		return []string{"--kube-api-qps=100", "--kube-api-burst=200"}
+	}
+	return []string{
+		"--controllers=" + strings.Join(played, ","),
+		// Nothing else takes the machine's time, and thousands of objects come at once.
+		"--kube-api-qps=2000", "--kube-api-burst=4000",
+		"--concurrent-deployment-syncs=20", "--concurrent-replicaset-syncs=20", "--concurrent-job-syncs=20",
+		"--concurrent-gc-syncs=20", "--concurrent-namespace-syncs=20",
+	}
+}
+
 func auditArguments(state State, options Options) []string {
 	if !options.Audit {
 		return nil
@@ -92,6 +121,9 @@ func auditArguments(state State, options Options) []string {
 
 // required are the programs that a cluster needs in its folder.
 func required(options Options) []string {
+	if options.NoNode {
+		return []string{"chandler-cluster", "etcd", "kube-apiserver", "kube-controller-manager"}
+	}
 	names := []string{
 		"chandler-cluster", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy",
 		"containerd", "containerd-shim-runc-v2", "ctr", "runc", "ptp", "host-local", "loopback", "portmap", "images",

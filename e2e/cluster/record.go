@@ -15,6 +15,7 @@ type Options struct {
 	GPUProduct   string `json:"gpuProduct"`
 	GPUMemoryMiB int    `json:"gpuMemoryMiB"`
 	Audit        bool   `json:"audit"`
+	NoNode       bool   `json:"noNode"`
 }
 
 func (o Options) check() error {
@@ -23,6 +24,9 @@ func (o Options) check() error {
 	}
 	if o.GPUs < 0 || o.GPUs > 64 {
 		return fmt.Errorf("--gpus is %d: choose 0 to 64", o.GPUs)
+	}
+	if o.NoNode && (o.GPUs > 0 || o.FakeNodes > 0) {
+		return fmt.Errorf("--no-node leaves nothing for --gpus and --fake-nodes to add to: choose one")
 	}
 	return nil
 }
@@ -37,6 +41,9 @@ func (o Options) String() string {
 	}
 	if o.Audit {
 		text += " --audit"
+	}
+	if o.NoNode {
+		text += " --no-node"
 	}
 	if text == "" {
 		return "no options"

@@ -139,6 +139,9 @@ func begin(ctx context.Context, state State, bin string, options Options, lock *
 
 // complete brings everything inside the cluster into place. Each step may be repeated.
 func complete(ctx context.Context, state State, record Record, say func(string, ...any)) error {
+	if record.Options.NoNode {
+		return waitForAPI(ctx, state, record)
+	}
 	images := make(chan error, 1) // one result
 	go func() {
 		err := importImages(ctx, state, record)
@@ -148,14 +151,7 @@ func complete(ctx context.Context, state State, record Record, say func(string, 
 		images <- err
 	}()
 
-	client := apiClient(state)
-	err := poll(ctx, 90*time.Second, "the API server", func() (bool, error) {
-		if !state.running() {
-			return false, fmt.Errorf("the node ended")
-		}
-		return answers(client, "https://"+record.Subnet.Node.String()+":6443/readyz"), nil
-	})
-	if err != nil {
+	if err := waitForAPI(ctx, state, record); err != nil {
 		return err
 	}
 	say("API server ready")
@@ -184,6 +180,16 @@ func complete(ctx context.Context, state State, record Record, say func(string, 
 		return err
 	}
 	return api.removeProbe(ctx)
+}
+
+func waitForAPI(ctx context.Context, state State, record Record) error {
+	client := apiClient(state)
+	return poll(ctx, 90*time.Second, "the API server", func() (bool, error) {
+		if !state.running() {
+			return false, fmt.Errorf("the node ended")
+		}
+		return answers(client, "https://"+record.Subnet.Node.String()+":6443/readyz"), nil
+	})
 }
 
 // lockAddresses is held by one start at a time on the whole machine. It locks
