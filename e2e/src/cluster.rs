@@ -46,6 +46,20 @@ kinds! {
     DEPLOYMENT: "apps" "v1" "Deployment" "deployments";
     JOB: "batch" "v1" "Job" "jobs";
     LEASE: "coordination.k8s.io" "v1" "Lease" "leases";
+    CONTROLLER_REVISION: "apps" "v1" "ControllerRevision" "controllerrevisions";
+    DISRUPTION_BUDGET: "policy" "v1" "PodDisruptionBudget" "poddisruptionbudgets";
+    STORAGE_CLASS: "storage.k8s.io" "v1" "StorageClass" "storageclasses";
+    SERVICE_ACCOUNT: "" "v1" "ServiceAccount" "serviceaccounts";
+    NODE: "" "v1" "Node" "nodes";
+    CRD: "apiextensions.k8s.io" "v1" "CustomResourceDefinition" "customresourcedefinitions";
+}
+
+impl Kind {
+    /// The word for one object of it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        self.kind
+    }
 }
 
 impl Cluster {
@@ -101,6 +115,25 @@ impl Cluster {
             .await
             .with_context(|| format!("cannot apply {} {name}", kind.kind))?;
         Ok(serde_json::to_value(applied)?)
+    }
+
+    /// Changes some fields of an object, as a user's merge patch does.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn change(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<Value> {
+        let changed = self
+            .api(kind, namespace)
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .with_context(|| format!("cannot change {} {name}", kind.kind))?;
+        Ok(serde_json::to_value(changed)?)
     }
 
     /// One object as JSON, if it exists.

@@ -1,0 +1,183 @@
+//! The operator as a process of this machine, behind a proxy: it serves one namespace and is started again when it ends.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use crate::fault_proxy::{FaultProxy, Kill};
+use crate::tools::required_file;
+
+/// The flag that narrows the operator to namespaces, newest name first.
+const SCOPE_FLAGS: [&str; 2] = ["--namespaces", "--watch-namespace"];
+
+/// Pause before an operator that ended by itself is started again, so that one that cannot start takes no whole core.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+
+/// The operator's program and the flags that it knows.
+#[derive(Debug, Clone)]
+pub struct Program {
+    path: PathBuf,
+    scope_flag: &'static str,
+    has_leader_election: bool,
+}
+
+impl Program {
+    /// Finds the program of `CHANDLER_OPERATOR` and asks for its flags.
+    ///
+    /// # Errors
+    /// When it is not there or does not answer.
+    pub async fn find() -> Result<Self> {
+        let path = required_file("CHANDLER_OPERATOR", "run this by its make target")?;
+        let output = Command::new(&path)
+            .args(["run", "--help"])
+            .output()
+            .await
+            .with_context(|| format!("cannot start {}", path.display()))?;
+        let help = String::from_utf8_lossy(&output.stdout).into_owned();
+        let scope_flag = SCOPE_FLAGS
+            .into_iter()
+            .find(|flag| help.contains(flag))
+            .context("the operator knows no flag for the namespaces that it serves")?;
+        Ok(Self {
+            path,
+            scope_flag,
+            has_leader_election: help.contains("--leader-elect"),
+        })
+    }
+
+    fn start(&self, namespace: &str, kubeconfig: &Path, log: &Path) -> Result<Child> {
+        let output = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("cannot write {}", log.display()))?;
+        let mut command = Command::new(&self.path);
+        command
+            .arg("run")
+            .args(["--builtin-cards=false", "--listen-probes=127.0.0.1:0"])
+            // Nobody asks it: the Jobs' answers are played.
+            .arg("--hub-endpoint=huggingface=http://hub.invalid")
+            .env("KUBECONFIG", kubeconfig)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .kill_on_drop(true);
+        if !namespace.is_empty() {
+            command.arg(format!("{}={namespace}", self.scope_flag));
+        }
+        if self.has_leader_election {
+            command.arg("--leader-elect=false");
+        }
+        command
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.path.display()))
+    }
+}
+
+/// An operator that runs until this is dropped.
+pub struct LocalOperator {
+    /// What it writes.
+    pub log: PathBuf,
+    process: Arc<AtomicU32>,
+    ended: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl LocalOperator {
+    /// Starts the operator for one namespace, or for all where it is empty.
+    ///
+    /// # Errors
+    /// When the program cannot be started, or a file not be written.
+    pub fn start(
+        program: &Program,
+        namespace: &str,
+        folder: &Path,
+        proxy: &FaultProxy,
+        mut kills: mpsc::Receiver<Kill>,
+    ) -> Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let name = if namespace.is_empty() {
+            "all"
+        } else {
+            namespace
+        };
+        let kubeconfig = folder.join(format!("{name}.kubeconfig"));
+        let log = folder.join(format!("{name}.log"));
+        let _ = std::fs::remove_file(&log);
+        let content = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
+            "clusters": [{ "name": "proxy", "cluster": { "server": format!("http://{}", proxy.address) } }],
+            "users": [{ "name": "proxy", "user": {} }],
+            "contexts": [{ "name": "proxy", "context": { "cluster": "proxy", "user": "proxy" } }],
+        });
+        std::fs::write(&kubeconfig, content.to_string())?;
+
+        let first = program.start(namespace, &kubeconfig, &log)?;
+        let process = Arc::new(AtomicU32::new(first.id().unwrap_or_default()));
+        let ended = Arc::new(AtomicUsize::new(0));
+        let (program, namespace, log_file) = (program.clone(), namespace.to_owned(), log.clone());
+        let (id, count) = (process.clone(), ended.clone());
+        let task = tokio::spawn(async move {
+            let mut child = first;
+            loop {
+                tokio::select! {
+                    kill = kills.recv() => {
+                        // An error means that it is dead already.
+                        let _ = child.kill().await;
+                        match kill {
+                            Some(dead) => { let _ = dead.send(()); }
+                            None => return,
+                        }
+                    }
+                    _ = child.wait() => {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        sleep(RESTART_PAUSE).await;
+                    }
+                }
+                match program.start(&namespace, &kubeconfig, &log_file) {
+                    Ok(next) => {
+                        id.store(next.id().unwrap_or_default(), Ordering::Relaxed);
+                        child = next;
+                    }
+                    Err(error) => {
+                        eprintln!("local operator: {error:#}");
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Self {
+            log,
+            process,
+            ended,
+            task,
+        })
+    }
+
+    /// The process's id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.load(Ordering::Relaxed)
+    }
+
+    /// How often it ended without being killed.
+    #[must_use]
+    pub fn ended_by_itself(&self) -> usize {
+        self.ended.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for LocalOperator {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
