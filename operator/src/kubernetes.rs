@@ -391,7 +391,7 @@ impl Cluster {
                 tracing::info!(kind, name, namespace, "deleted");
                 Ok(())
             }
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(source) => Err(ClusterError::Delete { kind, name, source }),
         }
     }
@@ -430,8 +430,10 @@ impl Cluster {
             .await;
         match written {
             Ok(written) => K::store(&self.stores).wrote(&written),
-            // It was deleted meanwhile, or is another object: there is nobody left to tell.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
+            // It was deleted meanwhile: there is nobody left to tell.
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            // A conflict may mean another object of the same name, or only many writers at once.
+            // The next try tells them apart: it works on what is there then.
             Err(source) => return Err(ClusterError::Status { kind, name, source }),
         }
         let reference = object.object_ref(&());
