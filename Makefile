@@ -97,3 +97,13 @@ rights: ## After the stories on a cluster with --audit: rights of the operator t
 	hack/unused-rights
 
 .PHONY: own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify quickstart-test install-test cluster-test e2e rights
+faults: ## The operator killed, refused and cut off at hundreds of its writes, each field walked (POINTS=0 for all writes, STORY=…)
+	hack/on-played-cluster debug faults $(if $(POINTS),--points=$(POINTS)) $(if $(STORY),--story="$(STORY)")
+
+faults-short: ## The same at 40 of them, and every eighth field
+	hack/on-played-cluster debug faults --points=40 --every-field=8
+
+bench-operator: ## What the operator takes for thousands of models (N=10000)
+	hack/on-played-cluster release bench-operator $(if $(N),--count=$(N))
+
+.PHONY: faults faults-short bench-operator own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify quickstart-test cluster-test e2e

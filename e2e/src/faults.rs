@@ -2,6 +2,7 @@
 //!
 //! After each step of a disturbed run everything of ours must become what it was in the undisturbed run.
 
+pub mod deletions;
 pub mod points;
 pub mod stories;
 

@@ -34,11 +34,17 @@ pub mod operator;
 #[cfg(feature = "harness")]
 pub mod player;
 #[cfg(feature = "harness")]
+pub mod process;
+#[cfg(feature = "harness")]
 pub mod python;
 #[cfg(feature = "harness")]
 pub mod record;
 #[cfg(feature = "harness")]
 pub mod steadiness;
+pub mod scale;
+#[cfg(feature = "harness")]
+pub mod spec_walk;
+#[cfg(feature = "harness")]
 pub mod stage;
 #[cfg(feature = "harness")]
 pub mod story;

@@ -1,5 +1,6 @@
 //! The operator as a process of this machine, behind a proxy: it serves one namespace and is started again when it ends.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -54,7 +55,8 @@ impl Program {
         })
     }
 
-    fn start(&self, namespace: &str, kubeconfig: &Path, log: &Path) -> Result<Child> {
+    fn start(&self, files: &Files, namespace: &str, probes: SocketAddr) -> Result<Child> {
+        let (kubeconfig, log) = (&files.kubeconfig, &files.log);
         let output = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -63,7 +65,8 @@ impl Program {
         let mut command = Command::new(&self.path);
         command
             .arg("run")
-            .args(["--builtin-cards=false", "--listen-probes=127.0.0.1:0"])
+            .arg("--builtin-cards=false")
+            .arg(format!("--listen-probes={probes}"))
             // Nobody asks it: the Jobs' answers are played.
             .arg("--hub-endpoint=huggingface=http://hub.invalid")
             .env("KUBECONFIG", kubeconfig)
@@ -83,10 +86,19 @@ impl Program {
     }
 }
 
+/// Files of one operator.
+#[derive(Debug, Clone)]
+struct Files {
+    kubeconfig: PathBuf,
+    log: PathBuf,
+}
+
 /// An operator that runs until this is dropped.
 pub struct LocalOperator {
     /// What it writes.
     pub log: PathBuf,
+    /// Where it answers about itself; the port is free before its first start.
+    pub probes: SocketAddr,
     process: Arc<AtomicU32>,
     ended: Arc<AtomicUsize>,
     task: JoinHandle<()>,
@@ -110,21 +122,26 @@ impl LocalOperator {
         } else {
             namespace
         };
-        let kubeconfig = folder.join(format!("{name}.kubeconfig"));
-        let log = folder.join(format!("{name}.log"));
+        let files = Files {
+            kubeconfig: folder.join(format!("{name}.kubeconfig")),
+            log: folder.join(format!("{name}.log")),
+        };
+        let log = files.log.clone();
         let _ = std::fs::remove_file(&log);
+        // Given back at once: nothing else asks for it before the operator does.
+        let probes = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let content = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
             "clusters": [{ "name": "proxy", "cluster": { "server": format!("http://{}", proxy.address) } }],
             "users": [{ "name": "proxy", "user": {} }],
             "contexts": [{ "name": "proxy", "context": { "cluster": "proxy", "user": "proxy" } }],
         });
-        std::fs::write(&kubeconfig, content.to_string())?;
+        std::fs::write(&files.kubeconfig, content.to_string())?;
 
-        let first = program.start(namespace, &kubeconfig, &log)?;
+        let first = program.start(&files, namespace, probes)?;
         let process = Arc::new(AtomicU32::new(first.id().unwrap_or_default()));
         let ended = Arc::new(AtomicUsize::new(0));
-        let (program, namespace, log_file) = (program.clone(), namespace.to_owned(), log.clone());
+        let (program, namespace) = (program.clone(), namespace.to_owned());
         let (id, count) = (process.clone(), ended.clone());
         let task = tokio::spawn(async move {
             let mut child = first;
@@ -143,7 +160,7 @@ impl LocalOperator {
                         sleep(RESTART_PAUSE).await;
                     }
                 }
-                match program.start(&namespace, &kubeconfig, &log_file) {
+                match program.start(&files, &namespace, probes) {
                     Ok(next) => {
                         id.store(next.id().unwrap_or_default(), Ordering::Relaxed);
                         child = next;
@@ -157,6 +174,7 @@ impl LocalOperator {
         });
         Ok(Self {
             log,
+            probes,
             process,
             ended,
             task,

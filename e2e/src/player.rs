@@ -147,6 +147,14 @@ impl Player {
             .unwrap_or_else(PoisonError::into_inner)
             .insert((namespace.to_owned(), part));
     }
+
+    /// From now on every part is done again there, for objects that change.
+    pub fn release(&self, namespace: &str) {
+        self.held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(held, _)| held != namespace);
+    }
 }
 
 fn is_held(held: &Mutex<HashSet<(String, Part)>>, namespace: &str, part: Part) -> bool {

@@ -23,8 +23,8 @@ pub const SETTLED: Duration = Duration::from_millis(1_500);
 /// Nothing is compared while the operator writes; this is how long it must have been quiet.
 const QUIET: Duration = Duration::from_millis(150);
 
-/// Longest way to a state: several of the operator's growing pauses, on a busy machine.
-const CONVERGES_WITHIN: Duration = Duration::from_secs(60);
+/// Longest way to a state: several of the operator's growing pauses, on a machine that is busy with other things.
+const CONVERGES_WITHIN: Duration = Duration::from_secs(120);
 
 /// A namespace with an operator of its own.
 pub struct Stage {

@@ -2,13 +2,17 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
-use chandler_e2e::cluster::Cluster;
+use anyhow::{Context, Result, bail};
+use chandler_e2e::cluster::{CRD, Cluster};
+use chandler_e2e::faults::deletions::{CASES, check};
 use chandler_e2e::faults::{Outcome, Point, Reference, disturb, points, stories, tell};
 use chandler_e2e::local_operator::Program;
 use chandler_e2e::player::{Nodes, Player, prepare};
+use chandler_e2e::spec_walk::values::{self, Field};
+use chandler_e2e::spec_walk::walk;
 use chandler_e2e::stage::remove_leftovers;
 use clap::Parser;
+use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt, stream};
 
 /// Spoils the operator's writes, one in each run, and compares with an undisturbed run.
@@ -26,9 +30,32 @@ struct Args {
     #[arg(long, env = "STORY", default_value = "")]
     story: String,
 
+    /// Only faults with this in their name, such as `Kill` or `Refuse(409)`.
+    #[arg(long, env = "FAULT", default_value = "")]
+    fault: String,
+
     /// Runs at the same time, each with an operator of its own.
     #[arg(long, env = "PARALLEL", default_value_t = 6)]
     parallel: usize,
+
+    /// What to do: points, walk, deletions.
+    #[arg(
+        long,
+        env = "PARTS",
+        value_delimiter = ',',
+        default_value = "points,walk,deletions"
+    )]
+    parts: Vec<String>,
+
+    /// Walk only every so many-th field of the spec.
+    #[arg(long, env = "EVERY_FIELD", default_value_t = 1)]
+    every_field: usize,
+}
+
+impl Args {
+    fn does(&self, part: &str) -> bool {
+        self.parts.iter().any(|wanted| wanted == part)
+    }
 }
 
 #[tokio::main]
@@ -38,12 +65,31 @@ async fn main() -> Result<()> {
     let cluster = Cluster::attach().await?;
     let program = Program::find().await?;
     prepare(&cluster).await?;
-    let _player = Player::start(&cluster, Nodes::Bound);
+    let player = Player::start(&cluster, Nodes::Bound);
     // With the player: bound pods that are deleted end by its word only.
     remove_leftovers(&cluster).await?;
 
-    let references = references(&cluster, &program, &args).await?;
-    let all = points::all(&references);
+    let mut failures = Vec::new();
+    if args.does("points") {
+        failures.extend(try_points(&cluster, &program, &args).await?);
+    }
+    if args.does("walk") {
+        failures.extend(walk_spec(&cluster, &program, &args).await?);
+    }
+    if args.does("deletions") {
+        failures.extend(delete_all(&cluster, &program, &player).await?);
+    }
+    println!("figure faults_s {} s", began.elapsed().as_secs());
+    if !failures.is_empty() {
+        bail!("{} failures:\n{}", failures.len(), failures.join("\n"));
+    }
+    Ok(())
+}
+
+async fn try_points(cluster: &Cluster, program: &Program, args: &Args) -> Result<Vec<String>> {
+    let references = references(cluster, program, args).await?;
+    let mut all = points::all(&references);
+    all.retain(|point| format!("{:?}", point.fault).contains(&args.fault));
     println!("{} points are possible", all.len());
     let count = if args.points == 0 {
         all.len()
@@ -51,22 +97,21 @@ async fn main() -> Result<()> {
         args.points
     };
     let picked = points::some(all, count, args.seed);
-    let mut converged = 0;
     let mut tried = 0;
     let mut failures = Vec::new();
     let mut runs = stream::iter(picked.into_iter().enumerate())
-        .map(|(number, point)| run(&cluster, &program, &references, number, point))
+        .map(|(number, point)| run(cluster, program, &references, number, point))
         .buffer_unordered(args.parallel);
     while let Some((point, outcome)) = runs.try_next().await? {
         let reference = &references[point.story];
+        tried += 1;
         match outcome {
-            Outcome::NotStruck => println!("not struck: {} in {:?}", point, reference.story.name),
-            Outcome::Converged => {
-                tried += 1;
-                converged += 1;
+            Outcome::Converged => {}
+            Outcome::NotStruck => {
+                tried -= 1;
+                println!("not struck: {} in {:?}", point, reference.story.name);
             }
             Outcome::Failed(why) => {
-                tried += 1;
                 let failure = describe(point, reference, &why);
                 println!("{failure}");
                 failures.push(failure);
@@ -74,13 +119,62 @@ async fn main() -> Result<()> {
         }
     }
     println!("figure fault_points_tried {tried} points");
-    println!("figure fault_points_converged {converged} points");
-    println!("figure faults_s {} s", began.elapsed().as_secs());
-    if !failures.is_empty() {
-        println!("\n{}", failures.join("\n"));
-        bail!("{} of {tried} points did not converge", failures.len());
+    println!(
+        "figure fault_points_converged {} points",
+        tried - failures.len()
+    );
+    Ok(failures)
+}
+
+async fn walk_spec(cluster: &Cluster, program: &Program, args: &Args) -> Result<Vec<String>> {
+    let definition = cluster
+        .get(CRD, "", "modeldeployments.chandler.dev")
+        .await?
+        .context("the kind ModelDeployment is gone")?;
+    let schema =
+        &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let every = args.every_field.max(1);
+    let fields: Vec<Field> = values::fields(schema).into_iter().step_by(every).collect();
+    let base = stories::all().swap_remove(0);
+    let base = tell(cluster, program, base, "walk-base").await?;
+    let mut walked = 0;
+    let mut failures = Vec::new();
+    let mut walks = stream::iter(fields.iter().enumerate())
+        .map(async |(number, field)| {
+            let namespace = format!("walk-{number}");
+            let complaints = walk(cluster, program, &base, field, &namespace).await?;
+            anyhow::Ok((field, complaints))
+        })
+        .buffer_unordered(args.parallel);
+    while let Some((field, complaints)) = walks.try_next().await? {
+        walked += field.samples.len();
+        for complaint in complaints {
+            println!("NOT BACK: {complaint}");
+            failures.push(complaint);
+        }
     }
-    Ok(())
+    println!("figure spec_fields_walked {} fields", fields.len());
+    println!("figure spec_values_walked {walked} values");
+    Ok(failures)
+}
+
+async fn delete_all(cluster: &Cluster, program: &Program, player: &Player) -> Result<Vec<String>> {
+    let checks = CASES.iter().enumerate().map(async |(number, case)| {
+        let namespace = format!("deletion-{number}");
+        check(cluster, program, player, case, &namespace).await
+    });
+    let mut failures = Vec::new();
+    for result in join_all(checks).await {
+        if let Err(error) = result {
+            println!("NOT GONE: {error:#}");
+            failures.push(format!("{error:#}"));
+        }
+    }
+    println!(
+        "figure deletions_bounded {} cases",
+        CASES.len() - failures.len()
+    );
+    Ok(failures)
 }
 
 /// The undisturbed runs, and each a second time: what differs then says nothing about faults.
