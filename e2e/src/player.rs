@@ -163,9 +163,9 @@ fn is_held(held: &Mutex<HashSet<(String, Part)>>, namespace: &str, part: Part) -
         .contains(&(namespace.to_owned(), part))
 }
 
-/// An object that went or changed meanwhile is nobody's fault; its next event is played.
+/// An object that went, goes with its namespace, or changed meanwhile is nobody's fault; its next event is played.
 fn tell<K: ResourceExt>(kind: &str, object: &K, error: &kube::Error) {
-    if !matches!(error, kube::Error::Api(status) if matches!(status.code, 404 | 409)) {
+    if !matches!(error, kube::Error::Api(status) if matches!(status.code, 403 | 404 | 409)) {
         eprintln!("player: {kind} {}: {error}", object.name_any());
     }
 }

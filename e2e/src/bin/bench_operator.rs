@@ -1,5 +1,10 @@
 //! `bench-operator`: thousands of ModelDeployments on a real API server, their pods played, and what the operator takes for them.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "figures and failures are what this program is for"
+)]
+
 use std::time::Duration;
 
 use anyhow::{Result, bail};

@@ -1,5 +1,10 @@
 //! `faults`: kills the operator and spoils its requests at each single write, and looks whether it converges.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "figures and failures are what this program is for"
+)]
+
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
