@@ -1,11 +1,26 @@
-//! What a process of this machine takes: memory and processor time, as the kernel counts them.
+//! Processes of this machine: what one takes of memory and processor time, as the kernel counts them, and how this one ends.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The kernel's clock ticks a second, the same on every Linux that Kubernetes runs on.
 const TICKS: f64 = 100.0;
+
+/// Does the work unless SIGINT or SIGTERM comes: then what it started ends with it instead of going on alone.
+///
+/// # Errors
+/// Those of the work, or that it was ended.
+pub async fn unless_ended<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = work => result,
+        _ = interrupted.recv() => bail!("ended by SIGINT"),
+        _ = terminated.recv() => bail!("ended by SIGTERM"),
+    }
+}
 
 /// Megabytes (of 1,000,000 bytes).
 #[derive(Debug, Clone, Copy)]

@@ -19,10 +19,10 @@ use crate::wait::{Seen, until};
 use values::{Field, Sample};
 
 /// How soon the operator says something about a changed spec.
-const SAID_WITHIN: Duration = Duration::from_secs(20);
+const SAID_WITHIN: Duration = Duration::from_secs(60);
 
 /// How soon everything is as before, growing pauses of controllers included.
-const BACK_WITHIN: Duration = Duration::from_secs(90);
+const BACK_WITHIN: Duration = Duration::from_secs(180);
 
 /// What went wrong on the walk along one field; nothing if the list is empty.
 pub type Complaints = Vec<String>;

@@ -152,7 +152,7 @@ pub async fn remove_leftovers(cluster: &Cluster) -> Result<()> {
         cluster.delete(NAMESPACE, "", name).await?;
     }
     until(
-        Duration::from_secs(60),
+        Duration::from_secs(300),
         "earlier stages to be gone",
         async || {
             let left: Vec<Value> = cluster.list(NAMESPACE, "", &selector).await?;

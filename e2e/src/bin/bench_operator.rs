@@ -12,7 +12,7 @@ use chandler_e2e::cluster::{Cluster, MODEL_DEPLOYMENT, POD};
 use chandler_e2e::fault_proxy::{FaultProxy, Kill};
 use chandler_e2e::local_operator::{LocalOperator, Program};
 use chandler_e2e::player::{Nodes, Player, crash, prepare};
-use chandler_e2e::process::{memory, processor_time};
+use chandler_e2e::process::{memory, processor_time, unless_ended};
 use chandler_e2e::scale::{Place, Tracker, fill, percentile, places};
 use chandler_e2e::stage::{folder, remove_leftovers};
 use chandler_e2e::wait::{Seen, until};
@@ -49,7 +49,10 @@ const IDLE_FOR: Duration = Duration::from_secs(3);
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    unless_ended(work(Args::parse())).await
+}
+
+async fn work(args: Args) -> Result<()> {
     let cluster = Cluster::attach().await?;
     let program = Program::find().await?;
     prepare(&cluster).await?;
@@ -212,9 +215,10 @@ async fn follow_changes(
         let (cluster, place) = (cluster.clone(), place.clone());
         changes.push(tokio::spawn(async move {
             // The Service alone changes, so no pod does.
+            let sent = Instant::now();
             let patch = json!({ "spec": { "service": { "annotations": { "example.com/round": round.to_string() } } } });
             cluster.change(MODEL_DEPLOYMENT, &place.namespace, &place.name, &patch).await?;
-            anyhow::Ok((place.name, Instant::now()))
+            anyhow::Ok((place.name, sent, Instant::now()))
         }));
     }
     let mut changed = Vec::new();
@@ -227,18 +231,16 @@ async fn follow_changes(
         "a write for each change",
         async || {
             let writes = proxy.writes();
-            let first = |name: &str, at: Instant| {
+            // The answer to a change and its event are on their way at the same time, so a write may come before the answer.
+            let first = |name: &str, sent: Instant, answered: Instant| {
                 let what = format!("PATCH services/{name}");
-                // The answer to the change and its event are on their way at the same time.
-                let earliest = at.checked_sub(Duration::from_millis(100)).unwrap_or(at);
-                writes[from..]
-                    .iter()
-                    .find(|write| write.what == what && write.at >= earliest)
-                    .map(|write| write.at.saturating_duration_since(at))
+                let mut later = writes[from..].iter().filter(|write| write.at >= sent);
+                let write = later.find(|write| write.what == what)?;
+                Some(write.at.saturating_duration_since(answered))
             };
             let found: Vec<Duration> = changed
                 .iter()
-                .filter_map(|(name, at)| first(name, *at))
+                .filter_map(|(name, sent, answered)| first(name, *sent, *answered))
                 .collect();
             let count = found.len();
             late = found;

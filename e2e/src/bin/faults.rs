@@ -13,6 +13,7 @@ use chandler_e2e::faults::deletions::{CASES, check};
 use chandler_e2e::faults::{Outcome, Point, Reference, disturb, points, stories, tell};
 use chandler_e2e::local_operator::Program;
 use chandler_e2e::player::{Nodes, Player, prepare};
+use chandler_e2e::process::unless_ended;
 use chandler_e2e::spec_walk::values::{self, Field};
 use chandler_e2e::spec_walk::walk;
 use chandler_e2e::stage::remove_leftovers;
@@ -65,7 +66,10 @@ impl Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    unless_ended(work(Args::parse())).await
+}
+
+async fn work(args: Args) -> Result<()> {
     let began = Instant::now();
     let cluster = Cluster::attach().await?;
     let program = Program::find().await?;

@@ -14,7 +14,7 @@ use crate::stage::Stage;
 use crate::wait::{Seen, until};
 
 /// How soon the objects are gone: the API server and the garbage collector take a moment.
-const GONE_WITHIN: Duration = Duration::from_secs(20);
+const GONE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Something that an object waits for, or something that is in the way of its going.
 pub struct Case {
