@@ -96,7 +96,6 @@ e2e: ## The stories, on the cluster NAME (STORY=part_of_a_name for one)
 rights: ## After the stories on a cluster with --audit: rights of the operator that nothing used, requests that were forbidden
 	hack/unused-rights
 
-.PHONY: own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify quickstart-test install-test cluster-test e2e rights
 faults: ## The operator killed, refused and cut off at hundreds of its writes, each field walked (POINTS=0 for all writes, STORY=…)
 	hack/on-played-cluster debug faults $(if $(POINTS),--points=$(POINTS)) $(if $(STORY),--story="$(STORY)")
 
@@ -106,4 +105,4 @@ faults-short: ## The same at 40 of them, and every eighth field
 bench-operator: ## What the operator takes for thousands of models (N=10000)
 	hack/on-played-cluster release bench-operator $(if $(N),--count=$(N))
 
-.PHONY: faults faults-short bench-operator own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify quickstart-test cluster-test e2e
+.PHONY: faults faults-short bench-operator own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify quickstart-test install-test cluster-test e2e rights

@@ -50,7 +50,6 @@ kinds! {
     DISRUPTION_BUDGET: "policy" "v1" "PodDisruptionBudget" "poddisruptionbudgets";
     STORAGE_CLASS: "storage.k8s.io" "v1" "StorageClass" "storageclasses";
     SERVICE_ACCOUNT: "" "v1" "ServiceAccount" "serviceaccounts";
-    NODE: "" "v1" "Node" "nodes";
     CRD: "apiextensions.k8s.io" "v1" "CustomResourceDefinition" "customresourcedefinitions";
 }
 

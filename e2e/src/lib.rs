@@ -39,13 +39,13 @@ pub mod process;
 pub mod python;
 #[cfg(feature = "harness")]
 pub mod record;
-#[cfg(feature = "harness")]
-pub mod steadiness;
 pub mod scale;
 #[cfg(feature = "harness")]
 pub mod spec_walk;
 #[cfg(feature = "harness")]
 pub mod stage;
+#[cfg(feature = "harness")]
+pub mod steadiness;
 #[cfg(feature = "harness")]
 pub mod story;
 #[cfg(feature = "harness")]

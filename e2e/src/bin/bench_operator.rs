@@ -33,7 +33,7 @@ struct Args {
     changes: u64,
 
     /// Seconds of changes, and of idleness.
-    #[arg(long, env = "SECONDS", default_value_t = 20)]
+    #[arg(long, env = "WATCH_SECONDS", default_value_t = 20)]
     seconds: u64,
 
     /// Pods that are let fail.
