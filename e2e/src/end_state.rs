@@ -28,7 +28,10 @@ const CHILDREN: [Kind; 7] = [
 const CHILD_LABEL: &str = "app.kubernetes.io/managed-by=chandler-operator";
 
 /// Fields that differ from run to run by nature: identities, times, addresses, and digests of what holds them.
-const VOLATILE: [&str; 30] = [
+const VOLATILE: [&str; 32] = [
+    // Digests of a spec, the card's name included.
+    "basis",
+    "chandler.dev/spec",
     "uid",
     "claimUid",
     "resourceVersion",
@@ -108,7 +111,8 @@ fn stable_name(kind: Kind, name: &str) -> String {
             let parts: Vec<&str> = name.rsplitn(3, '-').collect();
             format!("{}-…", parts.last().copied().unwrap_or(name))
         }
-        "Job" => without_digest(name),
+        // A revision's digest covers the card's name, which is the stage's own.
+        "Job" | "ControllerRevision" => without_digest(name),
         _ => name.to_owned(),
     }
 }
@@ -130,6 +134,9 @@ fn normal(object: Value, namespace: &str) -> Value {
     let observed = object["status"]["observedGeneration"].clone();
     if !observed.is_null() {
         object["status"]["isCurrent"] = (observed == object["metadata"]["generation"]).into();
+    }
+    if let Some(revision) = object["status"]["revision"].as_str() {
+        object["status"]["revision"] = without_digest(revision).into();
     }
     // The Job's controller numbers and counts in its own time; what the Job was asked is its spec.
     if kind == "Job" {
