@@ -86,7 +86,7 @@ pub async fn read(cluster: &Cluster, namespace: &str) -> Result<EndState> {
             }
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
             let name = stable_name(kind, name);
-            let object = normal(object, namespace);
+            let object = normal(kind.word(), object, namespace);
             // Replicas of one revision are alike but for their names.
             let mut key = format!("{}/{name}", kind.word());
             while state.contains_key(&key) {
@@ -124,9 +124,9 @@ fn without_digest(name: &str) -> String {
     }
 }
 
-fn normal(object: Value, namespace: &str) -> Value {
+// Entries of a list do not say their kind.
+fn normal(kind: &str, object: Value, namespace: &str) -> Value {
     let mut object = object;
-    let kind = object["kind"].as_str().unwrap_or_default().to_owned();
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("name");
     }
@@ -137,6 +137,12 @@ fn normal(object: Value, namespace: &str) -> Value {
     }
     if let Some(revision) = object["status"]["revision"].as_str() {
         object["status"]["revision"] = without_digest(revision).into();
+    }
+    // Likewise: what is kept of a spec here is its digest.
+    if kind == "ControllerRevision"
+        && let Some(data) = object["data"].as_object_mut()
+    {
+        data.retain(|key, value| !(key == "spec" && value.is_string()));
     }
     // The Job's controller numbers and counts in its own time; what the Job was asked is its spec.
     if kind == "Job" {
@@ -254,8 +260,9 @@ mod tests {
     fn what_differs_by_nature_is_no_difference() {
         let one = json!({"kind": "Job", "metadata": {"name": "a-fetch-12", "uid": "1", "namespace": "x"}, "spec": {"a": "in x"}, "status": {"succeeded": 1, "startTime": "t"}});
         let other = json!({"kind": "Job", "metadata": {"name": "a-fetch-34", "uid": "2", "namespace": "y"}, "spec": {"a": "in y"}, "status": {"succeeded": 1}});
-        let state =
-            |object, namespace| EndState::from([("Job/a".to_owned(), normal(object, namespace))]);
+        let state = |object, namespace| {
+            EndState::from([("Job/a".to_owned(), normal("Job", object, namespace))])
+        };
         assert_eq!(
             diff(&state(one, "x"), &state(other, "y")),
             Vec::<String>::new()
