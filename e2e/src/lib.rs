@@ -39,6 +39,7 @@ pub mod process;
 pub mod python;
 #[cfg(feature = "harness")]
 pub mod record;
+#[cfg(feature = "harness")]
 pub mod scale;
 #[cfg(feature = "harness")]
 pub mod spec_walk;
