@@ -26,14 +26,6 @@ var (
 	collected = regexp.MustCompile(`\.encode_descriptor\(\s*"([\w:]+)",\s*"[^"]*",\s*None,\s*MetricType::(\w+)`)
 )
 
-// Metrics of the operator that dashboard and alerts are made for and the sources are about to get. An empty list is the aim.
-var coming = []string{
-	"chandler_operator_leader",
-	"chandler_operator_model_deployments",
-	"chandler_operator_queue_depth",
-	"chandler_operator_event_to_write_seconds_bucket",
-}
-
 // What a metric is called on the wire, by its type.
 var suffixes = map[string][]string{
 	"Counter":   {"_total"},
@@ -45,9 +37,6 @@ var suffixes = map[string][]string{
 // readMetrics gives the names of all series that operator and runtime offer.
 func readMetrics(checkout string) (map[string]bool, error) {
 	series := map[string]bool{}
-	for _, name := range coming {
-		series[name] = true
-	}
 	for path, prefix := range registries {
 		source, err := os.ReadFile(filepath.Join(checkout, path))
 		if err != nil {
