@@ -1,10 +1,12 @@
 //! Every manifest of `operator/tests/admission`, shown to the real API server: what it refuses, and in which words.
 //!
-//! The first line of a file says what is expected: `# expect: accepted`, or `# expect: ` and a part of the refusal.
+//! The first line of a file says what is expected: `# expect: accepted`, or `# expect: ` and parts of the refusal
+//! with ` … ` between them: the field and the words.
+//! Two documents in a file mean "first this, then that": the first is made, and the second is what is judged.
 
 use anyhow::{Context, Result, ensure};
-use chandler_e2e::story::{Company, story};
-use chandler_e2e::tools::{checkout, run};
+use chandler_e2e::story::{Company, Story, story};
+use chandler_e2e::tools::{checkout, run_with_input};
 
 #[test]
 fn the_api_server_refuses_what_the_admission_table_says() {
@@ -14,48 +16,39 @@ fn the_api_server_refuses_what_the_admission_table_says() {
             .with_context(|| format!("no admission table at {}", folder.display()))?
             .map(|entry| Ok(entry?.path()))
             .collect::<Result<_>>()?;
+        files.retain(|file| file.extension().is_some_and(|end| end == "yaml"));
         files.sort();
         let mut wrong = Vec::new();
-        let mut count = 0;
         for file in &files {
-            let path = file.to_str().context("a path is not text")?;
-            if !path.ends_with(".yaml") {
-                continue;
-            }
-            count += 1;
+            let name = file.file_name().unwrap_or_default().display();
             let text = std::fs::read_to_string(file)?;
             let expected = text
                 .lines()
                 .find_map(|line| line.strip_prefix("# expect: "))
-                .with_context(|| format!("{path} does not say what is expected"))?;
-            let arguments = [
-                "create",
-                "--dry-run=server",
-                "--validate=strict",
-                "-n",
-                &story.namespace,
-                "-f",
-                path,
-            ];
-            let outcome = run("kubectl", &arguments).await;
-            let name = file.file_name().unwrap_or_default().display();
+                .with_context(|| format!("{name} does not say what is expected"))?;
+            let outcome = match text.split_once("\n---\n") {
+                None => show(story, "create", &text).await,
+                Some((first, then)) => {
+                    kubectl(story, &["create", "-f", "-"], first).await?;
+                    let outcome = show(story, "replace", then).await;
+                    kubectl(story, &["delete", "--wait=false", "-f", "-"], first).await?;
+                    outcome
+                }
+            };
             match (expected.trim(), outcome) {
                 ("accepted", Ok(_)) => {}
                 ("accepted", Err(error)) => wrong.push(format!("{name} was refused: {error:#}")),
                 (words, Ok(_)) => wrong.push(format!("{name} was accepted; expected: {words}")),
                 (words, Err(error)) => {
                     let said = format!("{error:#}");
-                    if !said.contains(words) {
+                    if !says(&said, words) {
                         wrong.push(format!("{name}: expected \"{words}\", but it was: {said}"));
                     }
                 }
             }
         }
-        ensure!(
-            count > 0,
-            "the admission table at {} is empty",
-            folder.display()
-        );
+        let count = files.len();
+        ensure!(count > 0, "the table at {} is empty", folder.display());
         ensure!(
             wrong.is_empty(),
             "{} of {count}:\n{}",
@@ -64,4 +57,25 @@ fn the_api_server_refuses_what_the_admission_table_says() {
         );
         Ok(())
     });
+}
+
+/// Asks the API server what it would do.
+async fn show(story: &Story, verb: &str, manifest: &str) -> Result<String> {
+    let arguments = [verb, "--dry-run=server", "--validate=strict", "-f", "-"];
+    kubectl(story, &arguments, manifest).await
+}
+
+async fn kubectl(story: &Story, arguments: &[&str], manifest: &str) -> Result<String> {
+    let all = [&["-n", &story.namespace], arguments].concat();
+    run_with_input("kubectl", &all, manifest).await
+}
+
+/// Whether all parts stand in the text, one after the other.
+fn says(text: &str, parts: &str) -> bool {
+    parts
+        .split(" … ")
+        .try_fold(text, |rest, part| {
+            rest.split_once(part).map(|(_, rest)| rest)
+        })
+        .is_some()
 }

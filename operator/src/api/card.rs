@@ -54,7 +54,7 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ModelCardSpec {
-    /// What the model is, in a few sentences for people.
+    /// What the model is, in a few sentences for people. Default: none.
     #[schemars(length(max = 4096))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -121,7 +121,7 @@ pub struct License {
     #[schemars(length(min = 1, max = 128))]
     pub name: String,
 
-    /// Where the licence can be read.
+    /// Where the licence can be read. Default: none.
     #[schemars(length(max = 2048))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -132,21 +132,22 @@ pub struct License {
 }
 
 /// How a chat becomes a prompt and where an answer ends.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Chat {
-    /// Chat template in Jinja.
+    /// Chat template in Jinja. Default: what the weights bring.
     #[schemars(length(max = 65_536))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
 
-    /// Texts that end an answer.
-    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
+    /// Texts that end an answer, each of at most 1,024 bytes.
+    #[schemars(length(max = 64), inner(length(min = 1, max = 1024)))]
+    #[x_kube(validation = Rule::new("self.all(text, size(bytes(text)) <= 1024)").message("a stop text has at most 1024 bytes"))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
 
     /// Token ids that end an answer.
-    #[schemars(length(max = 64), inner(range(min = 0)))]
+    #[schemars(length(max = 64), inner(range(min = 0, max = 4_294_967_295_i64)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stop_token_ids: Vec<i64>,
 }
@@ -155,12 +156,12 @@ pub struct Chat {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Defaults {
-    /// Sequences that are worked on at the same time.
+    /// Sequences that are worked on at the same time. Default: the runtime's.
     #[schemars(range(min = 1, max = 256))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_sequences: Option<i32>,
 
-    /// Images in one prompt.
+    /// Pictures in one prompt. Default: the runtime's.
     #[schemars(range(min = 0, max = 1024))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images_per_prompt: Option<i32>,
@@ -179,7 +180,7 @@ pub struct Variant {
 
     /// Quantizations that exist, the default first. Default: `none`.
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 64)))]
-    #[serde(default = "unquantized")]
+    #[serde(default = "unquantized", skip_serializing_if = "is_unquantized")]
     pub quantizations: Vec<String>,
 
     /// Where the weights are published, the preferred hub first.
@@ -189,6 +190,11 @@ pub struct Variant {
 
 fn unquantized() -> Vec<String> {
     vec!["none".to_owned()]
+}
+
+/// What is left out when written stands in no schema either: a default inside a list makes `kubectl apply` see a change each time.
+fn is_unquantized(quantizations: &[String]) -> bool {
+    quantizations == ["none"]
 }
 
 /// How weights are stored.
@@ -268,11 +274,24 @@ pub struct Source {
     pub hub: Hub,
 
     /// Repository on the hub, such as `meta-llama/Llama-3.2-11B-Vision-Instruct`.
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(
+        length(min = 3, max = 256),
+        regex(
+            pattern = r"^([A-Za-z0-9]|\{quantization\})([A-Za-z0-9._-]|\{quantization\})*/([A-Za-z0-9]|\{quantization\})([A-Za-z0-9._-]|\{quantization\})*$"
+        )
+    )]
     pub id: String,
 
     /// Other names of the same repository, tried in order when the hub does not know the first.
-    #[schemars(length(max = 4), inner(length(min = 1, max = 256)))]
+    #[schemars(
+        length(max = 4),
+        inner(
+            length(min = 3, max = 256),
+            regex(
+                pattern = r"^([A-Za-z0-9]|\{quantization\})([A-Za-z0-9._-]|\{quantization\})*/([A-Za-z0-9]|\{quantization\})([A-Za-z0-9._-]|\{quantization\})*$"
+            )
+        )
+    )]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
 

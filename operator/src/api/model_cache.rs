@@ -39,7 +39,12 @@ use super::storage::{CacheStorage, ReclaimPolicy};
     validation = Rule::new("size(self.metadata.name) <= 44 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must be at most 44 characters: a lower-case letter first, then lower-case letters, digits or '-', no '-' at the end"),
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.source.claim) || !has(self.storage)").message("source.claim names weights that are there already; leave out storage"))]
+#[x_kube(
+    validation = Rule::new("!has(self.source.claim) || !has(self.storage)").message("source.claim names weights that are there already; leave out storage"),
+    validation = Rule::new("(has(self.storage) && has(self.storage.claimName) ? self.storage.claimName : '') == (has(oldSelf.storage) && has(oldSelf.storage.claimName) ? oldSelf.storage.claimName : '')").message("storage.claimName cannot be changed; make another ModelCache"),
+    validation = Rule::new("(has(self.storage) && has(self.storage.storageClassName) ? self.storage.storageClassName : '') == (has(oldSelf.storage) && has(oldSelf.storage.storageClassName) ? oldSelf.storage.storageClassName : '')").message("storage.storageClassName cannot be changed; make another ModelCache"),
+    validation = Rule::new("(has(self.storage) && has(self.storage.accessModes) ? self.storage.accessModes : ['ReadWriteOnce']) == (has(oldSelf.storage) && has(oldSelf.storage.accessModes) ? oldSelf.storage.accessModes : ['ReadWriteOnce'])").message("storage.accessModes cannot be changed; make another ModelCache"),
+)]
 pub struct ModelCacheSpec {
     /// Where the weights come from. It cannot be changed, but for the token.
     pub source: CacheSource,
@@ -139,7 +144,10 @@ fn main_revision() -> String {
 #[serde(rename_all = "camelCase")]
 pub struct ClaimSource {
     /// PersistentVolumeClaim of this namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
     pub claim_name: String,
 
     /// Folder or `.gguf` file on the volume, without a leading slash. Default: the volume's top folder.

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::card::{Hub, ModelCardSpec, ModelFormat};
 use super::model_cache::ClaimSource;
-use super::pod::{EnvVar, LocalReference, PodOptions, PullPolicy, Resources, SecretKey};
+use super::pod::{
+    EnvVar, LABEL_KEYS, LocalReference, PodOptions, PullPolicy, Resources, SecretKey,
+};
 use super::storage::{AccessMode, ReclaimPolicy};
 
 /// A model that answers behind a Service with the OpenAI API.
@@ -46,6 +48,8 @@ use super::storage::{AccessMode, ReclaimPolicy};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.limits) || !has(self.limits.contextLength) || !has(self.model.inline) || !has(self.model.inline.contextLength) || self.limits.contextLength <= self.model.inline.contextLength").message("limits.contextLength must not be greater than model.inline.contextLength"),
+    validation = Rule::new("!has(self.accelerators) || !has(self.model.inline) || !has(self.model.inline.contextLength) || self.accelerators.all(option, !has(option.limits) || !has(option.limits.contextLength) || option.limits.contextLength <= self.model.inline.contextLength)").message("accelerators[].limits.contextLength must not be greater than model.inline.contextLength"),
+    validation = Rule::new("!has(self.access) || !has(self.runtime) || !has(self.runtime.engine) || self.runtime.engine != 'Transformers'").message("access is not for engine Transformers, which takes no API keys"),
 )]
 pub struct ModelDeploymentSpec {
     /// Which model, and in which form.
@@ -69,6 +73,7 @@ pub struct ModelDeploymentSpec {
     /// they move to the next together when none of them finds a node in time, and back only when the spec changes.
     /// Default: as many `nvidia.com/gpu` as the plan says, one where it cannot say. It is never the CPU unless it says so.
     #[schemars(length(min = 1, max = 8))]
+    #[x_kube(validation = Rule::new("self.all(one, self.exists_one(other, other == one))").message("two options are the same; leave one out"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerators: Option<Vec<Accelerator>>,
 
@@ -97,15 +102,24 @@ fn one() -> i32 {
     1
 }
 
+/// What is left out when written stands in no schema either: a default inside a list makes `kubectl apply` see a change each time.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn is_one(number: &i32) -> bool {
+    *number == one()
+}
+
 /// Which model: exactly one of `card` and `inline`; the other fields pick the variant where more than one is left.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.card) != has(self.inline)").message("exactly one of card and inline must be given"))]
 pub struct ModelSelection {
-    /// Name of a ModelCard.
+    /// Name of a ModelCard. Default: none; then `inline` is given.
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub card: Option<String>,
@@ -142,6 +156,7 @@ pub struct ModelSelection {
         length(min = 1, max = 8),
         inner(length(min = 1, max = 256), regex(pattern = r"^[^\s]+$"))
     )]
+    #[x_kube(validation = Rule::new("self.all(one, self.exists_one(other, other == one))").message("a name stands in servedNames only once"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served_names: Option<Vec<String>>,
 }
@@ -185,7 +200,10 @@ pub struct Weights {
 #[serde(rename_all = "camelCase")]
 pub struct CacheReference {
     /// Name of the ModelCache.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(
+        length(min = 1, max = 44),
+        regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
+    )]
     pub name: String,
 }
 
@@ -194,7 +212,10 @@ pub struct CacheReference {
 #[serde(rename_all = "camelCase")]
 pub struct WeightsStorage {
     /// StorageClass of the volume. Default: the cluster's default class.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage_class_name: Option<String>,
 
@@ -245,8 +266,9 @@ pub struct Limits {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.type != 'cpu' || self.count == 1").message("count stands for accelerators; leave it out for cpu and set runtime.resources"),
+    validation = Rule::new("self.type != 'cpu' || !has(self.count) || self.count == 1").message("count stands for accelerators; leave it out for cpu and set runtime.resources"),
     validation = Rule::new("self.type != 'cpu' || (!has(self.products) && !has(self.minMemory))").message("products and minMemory stand for accelerators; leave them out for cpu"),
+    validation = Rule::new("!self.type.contains('kubernetes.io/') && !self.type.startsWith('requests.')").message("type must be `cpu` or the name of an extended resource, such as nvidia.com/gpu"),
 )]
 pub struct Accelerator {
     /// `cpu`, or the resource name of an accelerator such as `nvidia.com/gpu`.
@@ -254,14 +276,14 @@ pub struct Accelerator {
     #[schemars(
         length(max = 253),
         regex(
-            pattern = r"^(cpu|[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?)$"
+            pattern = r"^(cpu|[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9]([-A-Za-z0-9._]{0,61}[A-Za-z0-9])?)$"
         )
     )]
     pub kind: String,
 
     /// Number of accelerators for one replica. Default: 1.
     #[schemars(range(min = 1, max = 64))]
-    #[serde(default = "one")]
+    #[serde(default = "one", skip_serializing_if = "is_one")]
     pub count: i32,
 
     /// Products that will do, as nodes are labelled: `nvidia.com/gpu.product` (feature discovery) or `cloud.google.com/gke-accelerator`. Default: any.
@@ -444,7 +466,7 @@ pub struct EngineOptions {
 }
 
 /// The Service in front of the pods.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {
     /// Type of the Service. Default: `ClusterIP`.
@@ -458,6 +480,7 @@ pub struct Service {
 
     /// Annotations of the Service.
     #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = Rule::new(LABEL_KEYS).message("a key is not one that Kubernetes takes: [PREFIX/]NAME"))]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
@@ -723,26 +746,26 @@ pub struct DeviceStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Startup {
-    /// Until a node was found.
+    /// Seconds until a node was found.
     pub scheduled_seconds: i64,
 
-    /// Until the volumes were mounted and the pod had a network.
+    /// Seconds until the volumes were mounted and the pod had a network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_seconds: Option<i64>,
 
-    /// Until the image was there and the program ran.
+    /// Seconds until the image was there and the program ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_seconds: Option<i64>,
 
-    /// Until the weights were in memory, as the runtime says.
+    /// Seconds until the weights were in memory, as the runtime says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loaded_seconds: Option<i64>,
 
-    /// Until the first computation was done, as the runtime says.
+    /// Seconds until the first computation was done, as the runtime says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_seconds: Option<i64>,
 
-    /// From the pod's creation until it was ready, all phases together.
+    /// Seconds from the pod's creation until it was ready, all phases together.
     pub ready_seconds: i64,
 
     /// The pod.

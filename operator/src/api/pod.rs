@@ -49,8 +49,13 @@ impl JsonSchema for QuantityText {
 }
 
 /// Requests and limits of a container.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)").message("a request must not be greater than the limit of the same resource"),
+    validation = Rule::new("!has(self.requests) || self.requests.all(name, name in ['cpu', 'memory', 'ephemeral-storage'] || name.startsWith('hugepages-') || name.contains('/'))").message("requests: a resource is cpu, memory, ephemeral-storage, hugepages-SIZE or DOMAIN/NAME"),
+    validation = Rule::new("!has(self.limits) || self.limits.all(name, name in ['cpu', 'memory', 'ephemeral-storage'] || name.startsWith('hugepages-') || name.contains('/'))").message("limits: a resource is cpu, memory, ephemeral-storage, hugepages-SIZE or DOMAIN/NAME"),
+)]
 pub struct Resources {
     /// What the scheduler sets aside, by resource name, such as `cpu: "4"` or `memory: 16Gi`.
     #[schemars(extend("maxProperties" = 16))]
@@ -73,7 +78,7 @@ pub struct EnvVar {
 
     /// Value of the variable. Default: empty.
     #[schemars(length(max = 4096))]
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub value: String,
 }
 
@@ -82,7 +87,10 @@ pub struct EnvVar {
 #[serde(rename_all = "camelCase")]
 pub struct LocalReference {
     /// Name of the object.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
     pub name: String,
 }
 
@@ -91,11 +99,14 @@ pub struct LocalReference {
 #[serde(rename_all = "camelCase")]
 pub struct SecretKey {
     /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
     pub name: String,
 
     /// Key in the Secret. Default: `token`.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._A-Za-z0-9]+$"))]
     #[serde(default = "token_key")]
     pub key: String,
 }
@@ -126,8 +137,13 @@ impl PullPolicy {
 }
 
 /// Lets a pod run on a node in spite of a taint.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.key) && self.key != '') || (has(self.operator) && self.operator == 'Exists')").message("a toleration without key needs operator Exists"),
+    validation = Rule::new("!has(self.operator) || self.operator != 'Exists' || !has(self.value) || self.value == ''").message("operator Exists compares no value; leave out value"),
+    validation = Rule::new("!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')").message("tolerationSeconds is for effect NoExecute"),
+)]
 pub struct Toleration {
     /// Key of the taint. Default: every key, with operator `Exists`.
     #[schemars(length(max = 317))]
@@ -138,7 +154,7 @@ pub struct Toleration {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<TolerationOperator>,
 
-    /// Value of the taint.
+    /// Value of the taint. Default: none.
     #[schemars(length(max = 63))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
@@ -174,24 +190,40 @@ pub enum TaintEffect {
 #[serde(rename_all = "camelCase")]
 pub struct PodSecurity {
     /// User of the processes; never 0. Default: the image's (65532), or what the namespace assigns.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 2_147_483_647))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_as_user: Option<i64>,
 
     /// Group of the processes. Default: the image's.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 2_147_483_647))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_as_group: Option<i64>,
 
     /// Group that owns the files of the volume. Default: set for the whole installation (65532).
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 2_147_483_647))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fs_group: Option<i64>,
 
     /// More groups of the processes.
-    #[schemars(length(max = 16), inner(range(min = 1)))]
+    #[schemars(length(max = 16), inner(range(min = 1, max = 2_147_483_647)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub supplemental_groups: Vec<i64>,
+}
+
+/// What Kubernetes takes as the key of a label or an annotation.
+pub(super) const LABEL_KEYS: &str = "self.all(key, key.matches('^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))";
+
+/// Labels, with the values that Kubernetes takes.
+fn labels(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": 63,
+            "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$",
+        },
+    })
 }
 
 fn passed_on_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
@@ -211,7 +243,8 @@ fn passed_on_list(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 #[serde(rename_all = "camelCase")]
 pub struct PodOptions {
     /// Labels that a node must have.
-    #[schemars(extend("maxProperties" = 32))]
+    #[schemars(schema_with = "labels")]
+    #[x_kube(validation = Rule::new(LABEL_KEYS).message("a key is not one that Kubernetes takes: [PREFIX/]NAME"))]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
 
@@ -231,22 +264,34 @@ pub struct PodOptions {
     pub topology_spread_constraints: Vec<BTreeMap<String, Value>>,
 
     /// ServiceAccount of the pods; its token is never mounted. Default: the namespace's `default`.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
 
     /// PriorityClass of the pods. Default: the cluster's.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority_class_name: Option<String>,
 
     /// RuntimeClass of the pods, such as `nvidia`. Default: the node's.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime_class_name: Option<String>,
 
     /// Scheduler of the pods. Default: the cluster's.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduler_name: Option<String>,
 
@@ -255,23 +300,26 @@ pub struct PodOptions {
     pub security_context: Option<PodSecurity>,
 
     /// Labels that the pods get besides our own.
-    #[schemars(extend("maxProperties" = 32))]
+    #[schemars(schema_with = "labels")]
+    #[x_kube(validation = Rule::new(LABEL_KEYS).message("a key is not one that Kubernetes takes: [PREFIX/]NAME"))]
     #[x_kube(validation = Rule::new("self.all(key, !key.startsWith('chandler.dev/') && !key.startsWith('app.kubernetes.io/'))").message("keys under chandler.dev/ and app.kubernetes.io/ are set by the operator"))]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 
     /// Annotations that the pods get.
     #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = Rule::new(LABEL_KEYS).message("a key is not one that Kubernetes takes: [PREFIX/]NAME"))]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
 /// Where and as whom the Jobs of a ModelCache run.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct CachePod {
     /// Labels that a node must have.
-    #[schemars(extend("maxProperties" = 32))]
+    #[schemars(schema_with = "labels")]
+    #[x_kube(validation = Rule::new(LABEL_KEYS).message("a key is not one that Kubernetes takes: [PREFIX/]NAME"))]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
 
@@ -286,7 +334,10 @@ pub struct CachePod {
     pub affinity: Option<BTreeMap<String, Value>>,
 
     /// RuntimeClass of the pods. Default: the node's.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime_class_name: Option<String>,
 

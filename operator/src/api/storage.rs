@@ -44,7 +44,10 @@ pub enum ReclaimPolicy {
 #[x_kube(validation = Rule::new("!has(self.claimName) || (!has(self.storageClassName) && !has(self.size) && !has(self.accessModes))").message("claimName names a volume that exists already; leave out storageClassName, size and accessModes"))]
 pub struct CacheStorage {
     /// StorageClass of the volume. Default: the cluster's default class.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage_class_name: Option<String>,
 
@@ -61,8 +64,11 @@ pub struct CacheStorage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_modes: Option<Vec<AccessMode>>,
 
-    /// An empty PersistentVolumeClaim of this namespace to fill, instead of one made by the operator.
-    #[schemars(length(min = 1, max = 253))]
+    /// An empty PersistentVolumeClaim of this namespace to fill, instead of one made by the operator. Default: none.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim_name: Option<String>,
 }
