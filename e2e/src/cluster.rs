@@ -45,6 +45,7 @@ kinds! {
     CLAIM: "" "v1" "PersistentVolumeClaim" "persistentvolumeclaims";
     DEPLOYMENT: "apps" "v1" "Deployment" "deployments";
     JOB: "batch" "v1" "Job" "jobs";
+    BUDGET: "policy" "v1" "PodDisruptionBudget" "poddisruptionbudgets";
     LEASE: "coordination.k8s.io" "v1" "Lease" "leases";
     CONTROLLER_REVISION: "apps" "v1" "ControllerRevision" "controllerrevisions";
     DISRUPTION_BUDGET: "policy" "v1" "PodDisruptionBudget" "poddisruptionbudgets";
