@@ -3,18 +3,16 @@
 use crate::hub::Format;
 use crate::tokenizer::reads_gguf;
 use crate::weights::gguf::GGUF_SCALINGS;
+use crate::weights::hub_files::{HUB_FLOATS, HUB_SCALINGS};
 
 /// Whether `serve` runs weights of this format and architecture; `None` where the architecture would decide and is not known.
 pub fn supports(format: Format, architecture: Option<&str>) -> Option<bool> {
     let architectures = match format {
         Format::Ggufv2 => ["llama"].as_slice(),
-        Format::Pytorch
-        | Format::Gptq
-        | Format::Awq
-        | Format::Fp8
-        | Format::Fp4
-        | Format::Bnb
-        | Format::Mlx => [].as_slice(),
+        Format::Pytorch => ["LlamaForCausalLM"].as_slice(),
+        Format::Gptq | Format::Awq | Format::Fp8 | Format::Fp4 | Format::Bnb | Format::Mlx => {
+            [].as_slice()
+        }
     };
     match architecture {
         _ if architectures.is_empty() => Some(false),
@@ -33,9 +31,20 @@ pub fn rotates_gguf(scaling: Option<&str>) -> bool {
     scaling.is_none_or(|scaling| GGUF_SCALINGS.contains(&scaling))
 }
 
+/// Whether `serve` knows the rotary scaling that a `config.json` names; none is none.
+pub fn rotates_hub_files(scaling: Option<&str>) -> bool {
+    scaling.is_none_or(|scaling| HUB_SCALINGS.contains(&scaling))
+}
+
+/// Whether `serve` reads safetensors of the type that a `config.json` names; what is not known counts as readable.
+pub fn reads_floats(kind: Option<&str>) -> bool {
+    kind.is_none_or(|kind| HUB_FLOATS.contains(&kind))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ARCHITECTURES;
 
     #[test]
     fn tells_unsupported_from_unknown() {
@@ -43,5 +52,21 @@ mod tests {
         assert_eq!(supports(Format::Ggufv2, Some("qwen2")), Some(false));
         assert_eq!(supports(Format::Ggufv2, None), None);
         assert_eq!(supports(Format::Bnb, None), Some(false));
+        assert_eq!(supports(Format::Pytorch, None), None);
+        assert_eq!(
+            supports(Format::Pytorch, Some("Qwen2ForCausalLM")),
+            Some(false)
+        );
+    }
+
+    #[test]
+    fn says_yes_to_what_a_model_can_be_made_of() {
+        for architecture in ARCHITECTURES {
+            let runs = |format| supports(format, Some(architecture)) == Some(true);
+            assert!(
+                runs(Format::Ggufv2) || runs(Format::Pytorch),
+                "{architecture}"
+            );
+        }
     }
 }

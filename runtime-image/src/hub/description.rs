@@ -110,8 +110,28 @@ fn config_description(json: &[u8], format: Format) -> Description {
         .and_then(Json::as_str)
         .filter(|name| is_name(name))
         .map(str::to_owned);
+    // Both spellings of each: files of transformers 4 and of transformers 5.
+    let text = |places: &[&str]| {
+        places
+            .iter()
+            .find_map(|place| config.pointer(place).and_then(Json::as_str))
+    };
+    let is_true = |key: &str| config.get(key).and_then(Json::as_bool) == Some(true);
+    let runs = support::rotates_hub_files(text(&[
+        "/rope_parameters/rope_type",
+        "/rope_parameters/type",
+        "/rope_scaling/rope_type",
+        "/rope_scaling/type",
+    ])) && support::reads_floats(text(&["/dtype", "/torch_dtype"]))
+        && config.get("quantization_config").is_none_or(Json::is_null)
+        && !is_true("attention_bias")
+        && !is_true("mlp_bias");
     Description {
-        supported: support::supports(format, architecture.as_deref()),
+        supported: if runs {
+            support::supports(format, architecture.as_deref())
+        } else {
+            Some(false)
+        },
         dimensions: dimensions::of_config(&config),
         architecture,
     }
@@ -210,6 +230,30 @@ mod tests {
             assert_eq!(found.supported, Some(supported), "{found:?}");
         }
         assert_eq!(gguf_description(b"<html>", 1), Description::default());
+    }
+
+    #[test]
+    fn a_llama_in_safetensors_is_supported_unless_its_config_asks_for_more() {
+        for (more, supported) in [
+            ("", true),
+            (r#","dtype":"bfloat16""#, true),
+            (r#","torch_dtype":"float16","rope_scaling":null"#, true),
+            (
+                r#","rope_scaling":{"rope_type":"llama3","factor":8.0}"#,
+                true,
+            ),
+            (r#","rope_parameters":{"rope_type":"yarn"}"#, false),
+            (r#","rope_scaling":{"type":"dynamic"}"#, false),
+            (r#","torch_dtype":"float64""#, false),
+            (r#","quantization_config":{"quant_method":"fp8"}"#, false),
+            (r#","attention_bias":true"#, false),
+        ] {
+            let json = format!(r#"{{"architectures":["LlamaForCausalLM"]{more}}}"#);
+            let found = config_description(json.as_bytes(), Format::Pytorch);
+            assert_eq!(found.supported, Some(supported), "{json}");
+        }
+        let nothing = config_description(b"", Format::Pytorch);
+        assert_eq!(nothing.supported, None);
     }
 
     #[test]

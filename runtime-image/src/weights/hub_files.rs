@@ -17,6 +17,16 @@ use crate::compute::matrix::{Float, Matrix};
 /// Largest header that is read; real ones take some hundred bytes a tensor.
 const LARGEST_HEADER: u64 = 64 << 20;
 
+/// The rotary scalings that a configuration may name.
+pub(crate) const HUB_SCALINGS: [&str; 3] = [NO_SCALING, LINEAR, LLAMA3];
+
+const NO_SCALING: &str = "default";
+const LINEAR: &str = "linear";
+const LLAMA3: &str = "llama3";
+
+/// The types of weights that are read, as a configuration names them.
+pub(crate) const HUB_FLOATS: [&str; 3] = ["float32", "float16", "bfloat16"];
+
 /// Where a tensor lies.
 struct Place {
     file: usize,
@@ -247,11 +257,11 @@ impl Weights for HubFiles {
             detail,
         };
         let scaling = match rope.and_then(|rope| Some((rope, rope.rope_type.as_deref()?))) {
-            None | Some((_, "default")) => Scaling::None,
-            Some((rope, "linear")) => Scaling::Linear {
+            None | Some((_, NO_SCALING)) => Scaling::None,
+            Some((rope, LINEAR)) => Scaling::Linear {
                 factor: rope.factor.unwrap_or(1.0),
             },
-            Some((rope, "llama3")) => Scaling::Llama3 {
+            Some((rope, LLAMA3)) => Scaling::Llama3 {
                 factor: rope
                     .factor
                     .ok_or_else(|| fail("llama3 rope without factor".to_owned()))?,
@@ -261,7 +271,8 @@ impl Weights for HubFiles {
             },
             Some((_, other)) => {
                 return Err(fail(format!(
-                    "rope type {other} is not supported; supported are default, linear, llama3"
+                    "rope type {other} is not supported; supported are {}",
+                    HUB_SCALINGS.join(", ")
                 )));
             }
         };
