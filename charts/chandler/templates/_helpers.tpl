@@ -43,6 +43,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- include "chandler.image" (dict "image" .Values.runtime.image "registry" .Values.image.registry "version" .Chart.AppVersion) -}}
 {{- end -}}
 
+{{- define "chandler.vllmImage" -}}
+{{- include "chandler.image" (dict "image" .Values.engines.vllm.image "registry" "" "version" .Chart.AppVersion) -}}
+{{- end -}}
+
+{{- define "chandler.transformersImage" -}}
+{{- include "chandler.image" (dict "image" .Values.engines.transformers.image "registry" "" "version" .Chart.AppVersion) -}}
+{{- end -}}
+
 {{/* What the operator may do in a namespace that it serves, and why. */}}
 {{- define "chandler.namespacedRules" }}
   # Users' deployments: read, and written to in their status alone.
