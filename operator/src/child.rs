@@ -157,7 +157,8 @@ pub fn restricted_pod(
                     ..Capabilities::default()
                 }),
                 read_only_root_filesystem: Some(true),
-                ..SecurityContext::default()
+                // What the container's own builder says about its user.
+                ..container.security_context.clone().unwrap_or_default()
             }),
             termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
             ..container

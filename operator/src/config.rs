@@ -44,7 +44,7 @@ pub struct RunArgs {
     #[arg(long, env = "CHANDLER_VLLM_IMAGE", default_value = DEFAULT_VLLM_IMAGE, value_name = "REF")]
     pub vllm_image: String,
 
-    /// Image of serving pods with spec.runtime.engine Transformers.
+    /// Image of serving pods with spec.runtime.engine Transformers; version 5, as 4 loads on the first request only.
     #[arg(long, env = "CHANDLER_TRANSFORMERS_IMAGE", default_value = DEFAULT_TRANSFORMERS_IMAGE, value_name = "REF")]
     pub transformers_image: String,
 
@@ -128,7 +128,7 @@ const DEFAULT_RUNTIME_IMAGE: &str =
 
 const DEFAULT_VLLM_IMAGE: &str = "docker.io/vllm/vllm-openai:v0.10.2";
 
-const DEFAULT_TRANSFORMERS_IMAGE: &str = "docker.io/huggingface/transformers-pytorch-gpu:4.57.1";
+const DEFAULT_TRANSFORMERS_IMAGE: &str = "docker.io/huggingface/transformers-pytorch-gpu:5.24.0";
 
 /// What is meant.
 #[derive(Clone, Debug, PartialEq)]

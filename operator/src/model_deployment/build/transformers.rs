@@ -1,11 +1,12 @@
 //! The container of Hugging Face Transformers: `transformers serve` with what the spec says. Pure.
 //!
-//! It takes no limits and no API key, and knows the model by its path.
+//! Version 5 loads the model that stands first among its arguments before it answers, and answers for no other name than that path.
+//! Version 4 loaded on the first request and always streamed. Neither takes limits or an API key.
 
 use k8s_openapi::api::core::v1::{Container, Probe, Volume, VolumeMount};
 
 use super::container::{self, HTTP_PORT, HTTP_PORT_NAME, model_path, port, probe};
-use super::vllm::at_home;
+use super::vllm::{as_user, at_home};
 use crate::api::ModelDeployment;
 use crate::config::PodDefaults;
 use crate::model_deployment::plan;
@@ -32,12 +33,13 @@ pub fn build_container(
     let built = Container {
         command: Some(vec!["transformers".to_owned(), "serve".to_owned()]),
         args: Some(vec![
-            format!("--force-model={}", model_path(&weights.path)),
+            model_path(&weights.path),
             "--host=0.0.0.0".to_owned(),
             format!("--port={HTTP_PORT}"),
             format!("--device={device}"),
         ]),
         ports: Some(vec![port(HTTP_PORT_NAME, HTTP_PORT)]),
+        security_context: as_user(object, defaults),
         startup_probe: Some(Probe {
             failure_threshold: Some(1_440),
             ..probe(HTTP_PORT_NAME, "/health", 5)

@@ -3,8 +3,8 @@
 //! Options are vLLM's own (docs.vllm.ai/en/v0.10.2/cli/serve.html).
 
 use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, Probe, SecretKeySelector, Volume,
-    VolumeMount,
+    Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, Probe, SecretKeySelector,
+    SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::json;
@@ -16,6 +16,9 @@ use crate::config::PodDefaults;
 use crate::model_deployment::plan;
 use crate::model_deployment::progress::Weights;
 use crate::model_deployment::validate::Validated;
+
+/// The user of our own images too.
+const NOBODY: i64 = 65_532;
 
 /// Builds the serving container.
 #[must_use]
@@ -36,6 +39,7 @@ pub fn build_container(
         command: Some(vec!["vllm".to_owned(), "serve".to_owned()]),
         args: Some(arguments(object, validated, weights)),
         ports: Some(vec![port(HTTP_PORT_NAME, HTTP_PORT)]),
+        security_context: as_user(object, defaults),
         // vLLM answers nothing while it loads and compiles; two hours are room for the largest models.
         startup_probe: Some(Probe {
             failure_threshold: Some(1_440),
@@ -72,10 +76,25 @@ pub fn build_container(
 pub fn at_home() -> Vec<EnvVar> {
     vec![
         env("HOME", "/tmp"),
+        // PyTorch names a folder after the user, whom the image's /etc/passwd does not know.
+        env("USER", "chandler"),
         env("HF_HUB_OFFLINE", "1"),
         env("TRANSFORMERS_OFFLINE", "1"),
         env("VLLM_NO_USAGE_STATS", "1"),
     ]
+}
+
+/// The engines' images run as root, which the pod forbids, so a user is named; not where the platform or the spec chooses one.
+#[must_use]
+pub fn as_user(object: &ModelDeployment, defaults: &PodDefaults) -> Option<SecurityContext> {
+    let pod = object.spec.pod.as_ref();
+    let chosen = pod
+        .and_then(|pod| pod.security_context.as_ref())
+        .is_some_and(|security| security.run_as_user.is_some());
+    (!chosen && defaults.fs_group.is_some()).then(|| SecurityContext {
+        run_as_user: Some(NOBODY),
+        ..SecurityContext::default()
+    })
 }
 
 fn secret(name: &str, key: &SecretKey) -> EnvVar {
