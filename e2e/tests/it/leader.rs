@@ -87,19 +87,19 @@ fn the_second_operator_goes_on_when_the_leader_dies() {
             began.elapsed().as_secs_f64()
         );
 
+        // The first one's container runs again, and may win the race for the Lease that it lost.
         let (now, after) = leader(cluster).await?.context("nobody leads")?;
-        ensure!(now == *second, "{now} leads instead of {second}");
         ensure!(
             after == before + 1,
             "{} changes of the lead",
             after - before
         );
-        ensure!(writes(second).await? > 0, "somebody else made the Service");
-        // The first one's container runs again, as a standby.
-        let restarted = writes(&first).await?;
+        ensure!(writes(&now).await? > 0, "somebody else made the Service");
+        let other = if now == first { second } else { &first };
+        let strange = writes(other).await?;
         ensure!(
-            restarted == 0,
-            "{first} wrote {restarted} times after its death"
+            strange == 0,
+            "{other} wrote {strange} times without the lead"
         );
         scale(1).await?;
         until(Duration::from_secs(60), "one operator", async || {

@@ -7,6 +7,7 @@ use chandler_e2e::cluster::{MODEL_DEPLOYMENT, NODE, POD, QUOTA};
 use chandler_e2e::model;
 use chandler_e2e::story::{Company, Story, story};
 use chandler_e2e::tools::{run, run_with_input};
+use chandler_e2e::wait::{Seen, until};
 use serde_json::{Value, json};
 
 /// From a changed spec to the scheduler's words in the status, on two busy cores.
@@ -124,6 +125,17 @@ fn quotas_gates_and_refused_pods_are_told_and_heal() {
 
         // What a queue such as Kueue does by its webhook.
         apply_text(&gate(&story.namespace)).await?;
+        until(TOLD_WITHIN, "the API server to gate pods", async || {
+            let pod = labelled_pod(&story.namespace);
+            let tried = run_with_input(
+                "kubectl",
+                &["create", "--dry-run=server", "-o", "json", "-f", "-"],
+                &pod,
+            )
+            .await?;
+            Ok(Seen::when(tried.contains("schedulingGates"), || tried))
+        })
+        .await?;
         respec(story, json!({ "pod": { "labels": { "gate": "wanted" } } })).await?;
         told(story, "Gated", &["queue"]).await?;
         let pods = cluster.list(POD, &story.namespace, "gate=wanted").await?;
@@ -163,6 +175,20 @@ fn quotas_gates_and_refused_pods_are_told_and_heal() {
 async fn apply_text(text: &str) -> Result<()> {
     run_with_input("kubectl", &["apply", "--server-side", "-f", "-"], text).await?;
     Ok(())
+}
+
+/// A pod that restricted Pod Security takes and the gate is meant for.
+fn labelled_pod(namespace: &str) -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "tried", "namespace": namespace, "labels": { "gate": "wanted" } },
+        "spec": {
+            "securityContext": { "runAsNonRoot": true, "runAsUser": 1, "seccompProfile": { "type": "RuntimeDefault" } },
+            "containers": [{ "name": "tried", "image": "none",
+                "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } } }],
+        },
+    })
+    .to_string()
 }
 
 fn gate(namespace: &str) -> String {

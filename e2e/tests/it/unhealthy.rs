@@ -51,11 +51,6 @@ fn failing_pods_are_told_with_their_last_words_and_heal() {
             &["127.0.0.1:9/nothing:1", "imagePullSecrets"],
         )
         .await?;
-        // The old revision goes on answering.
-        story
-            .reason(TOLD_WITHIN, ("Available", "True", "Answering"))
-            .await?;
-
         let stranger = images.operator.reference();
         respec(story, json!({ "runtime": { "image": stranger } })).await?;
         told(
