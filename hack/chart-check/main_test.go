@@ -71,7 +71,7 @@ func TestExpressionsMustBeReadableAndAskForKnownMetrics(t *testing.T) {
 
 func TestSelectorsMustSelectWhatTheyAreMeantFor(t *testing.T) {
 	pods := []pod{
-		{origin: "case", part: "serve", labels: map[string]any{"component": "serve"}, ports: []port{{"http", 8080}}},
+		{origin: "case", part: "serve", labels: map[string]any{"component": "serve"}, ports: []port{{"http", 8080}, {"management", 8081}}},
 		{origin: "case", part: "fetch", labels: map[string]any{"component": "fetch"}},
 	}
 	for name, words := range map[string]string{

@@ -78,7 +78,9 @@ fn collect(file: &Path, value: &Value, found: &mut Vec<(String, Vec<String>)>) {
         Value::Object(fields) => {
             for (key, field) in fields {
                 if key == "containers" {
-                    for container in field.as_array().into_iter().flatten() {
+                    // Engines that are not ours are started by a command of their own.
+                    let ours = field.as_array().into_iter().flatten();
+                    for container in ours.filter(|one| one["command"].is_null()) {
                         let arguments = container["args"].as_array().into_iter().flatten();
                         let arguments = arguments
                             .filter_map(|argument| Some(argument.as_str()?.to_owned()))
