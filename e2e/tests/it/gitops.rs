@@ -249,9 +249,15 @@ async fn versions(story: &Story) -> Result<Vec<String>> {
     ] {
         for object in story.world.cluster.list(kind, &story.namespace, "").await? {
             let metadata = &object["metadata"];
+            // The Deployment's controller counts pods that leave for a while.
+            let version = if kind.kind() == DEPLOYMENT.kind() {
+                "generation"
+            } else {
+                "resourceVersion"
+            };
             versions.push(format!(
                 "{} {} {}",
-                object["kind"], metadata["name"], metadata["resourceVersion"]
+                object["kind"], metadata["name"], metadata[version]
             ));
         }
     }
