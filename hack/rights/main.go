@@ -28,6 +28,9 @@ var unseen = map[right]string{
 	{"chandler.dev", "modelcaches/finalizers", "update"}:      "the same",
 }
 
+// expected are requests that may be forbidden: while a release is uninstalled, its Role goes before its pod does.
+var expected = []string{"get leases (coordination.k8s.io)", "update leases (coordination.k8s.io)"}
+
 func main() {
 	chart := flag.String("chart", "", "the rendered chart")
 	user := flag.String("user", "", "whose requests are looked at")
@@ -77,6 +80,9 @@ func report(granted map[right]bool, seen audit, out io.Writer) error {
 	}
 	for _, request := range slices.Sorted(maps.Keys(seen.forbidden)) {
 		fmt.Fprintf(out, "FORBIDDEN, %d times: %s\n", seen.forbidden[request], request)
+		if slices.Contains(expected, request) {
+			delete(seen.forbidden, request)
+		}
 	}
 	fmt.Fprintf(out, "%d rights, %d unused; %d requests, %d kinds of them forbidden\n", len(granted), unused, seen.requests, len(seen.forbidden))
 	if unused > 0 || len(seen.forbidden) > 0 {
