@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod container;
 pub mod engine;
+pub mod python;
 pub mod runtime;
 pub mod service;
 pub mod transformers;

@@ -164,10 +164,7 @@ fn model(
         Some(record) => Resolution::Known(record.known.clone()),
         None => progress::resolution(object, &validated, observed, defaults)?,
     };
-    let known = match &resolution {
-        Resolution::Known(known) => Some(known),
-        Resolution::Asking(_) => None,
-    };
+    let known = resolution.known();
     // A pinned number of accelerators belongs to the pinned option only.
     let settled = pinned.filter(|record| record.option == option);
     let validated = plan::settle(validated, known, observed.nodes.as_deref(), settled);
@@ -196,9 +193,7 @@ fn new_record(
     model: &Model,
     pinned: Option<&Record>,
 ) -> Option<Record> {
-    let Resolution::Known(known) = &model.resolution else {
-        return None;
-    };
+    let known = model.resolution.known()?;
     let found = match &model.weights {
         CacheState::Ready(weights) => Some(weights.clone()),
         CacheState::Unknown | CacheState::Waiting { .. } => None,
@@ -261,10 +256,7 @@ fn made_plan(
         .as_ref()
         .and_then(|status| status.plan.clone());
     let Ok(model) = model else { return old };
-    let known = match &model.resolution {
-        Resolution::Known(known) => Some(known),
-        Resolution::Asking(_) => None,
-    };
+    let known = model.resolution.known();
     let basis = plan::basis(spec, &model.validated, known);
     match (&observed.nodes, old) {
         (_, Some(old)) if old.basis == basis => Some(old),

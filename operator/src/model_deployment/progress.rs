@@ -27,6 +27,17 @@ pub enum Resolution {
     Known(Known),
 }
 
+impl Resolution {
+    /// What is known, once it is.
+    #[must_use]
+    pub fn known(&self) -> Option<&Known> {
+        match self {
+            Self::Known(known) => Some(known),
+            Self::Asking(_) => None,
+        }
+    }
+}
+
 /// What is known of the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -86,9 +97,9 @@ pub fn resolution(
         .max_by_key(|job| job.metadata.creation_timestamp.clone());
     match job_state::read(job, &observed.job_pods) {
         JobState::Done(Answer::Resolved(resolved)) => {
-            if !engine::runs(engine_of(object), request.format, &resolved) {
+            if !engine::runs(engine::of(object), request.format, &resolved) {
                 return Err(unsupported(
-                    engine_of(object),
+                    engine::of(object),
                     request,
                     resolved.architecture.as_deref(),
                 ));
@@ -104,15 +115,6 @@ pub fn resolution(
         }
         state => Ok(Resolution::Asking(state)),
     }
-}
-
-fn engine_of(object: &ModelDeployment) -> Engine {
-    object
-        .spec
-        .runtime
-        .as_ref()
-        .map(|runtime| runtime.engine)
-        .unwrap_or_default()
 }
 
 fn image(job: &Job) -> Option<&String> {

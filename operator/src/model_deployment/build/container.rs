@@ -122,9 +122,53 @@ pub fn port(name: &str, number: i32) -> ContainerPort {
     }
 }
 
-/// A probe by HTTP.
+/// How an engine is asked whether it lives and whether it answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Health<'a> {
+    /// Name of the port.
+    pub port: &'a str,
+    /// Path that answers while the process lives.
+    pub alive: &'a str,
+    /// Path that answers while requests are taken.
+    pub ready: &'a str,
+    /// How often, and how many seconds apart, it is asked at its start before it counts as dead.
+    pub startup: (i32, i32),
+}
+
+/// The container, asked so.
 #[must_use]
-pub fn probe(port: &str, path: &str, period_seconds: i32) -> Probe {
+pub fn with_probes(container: Container, health: Health<'_>) -> Container {
+    let (tries, seconds) = health.startup;
+    Container {
+        startup_probe: Some(Probe {
+            failure_threshold: Some(tries),
+            ..probe(health.port, health.alive, seconds)
+        }),
+        liveness_probe: Some(Probe {
+            failure_threshold: Some(3),
+            timeout_seconds: Some(5),
+            ..probe(health.port, health.alive, 10)
+        }),
+        readiness_probe: Some(Probe {
+            failure_threshold: Some(3),
+            timeout_seconds: Some(2),
+            ..probe(health.port, health.ready, 1)
+        }),
+        ..container
+    }
+}
+
+/// What our runtime and Transformers call the place where they compute.
+#[must_use]
+pub fn device(validated: &Validated) -> &'static str {
+    if validated.accelerator.kind == "cpu" {
+        "cpu"
+    } else {
+        "cuda"
+    }
+}
+
+fn probe(port: &str, path: &str, period_seconds: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),

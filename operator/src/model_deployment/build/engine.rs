@@ -41,6 +41,13 @@ const TRANSFORMERS: [&str; 9] = [
     "Qwen3ForCausalLM",
 ];
 
+/// The engine that the spec names.
+#[must_use]
+pub fn of(object: &ModelDeployment) -> Engine {
+    let runtime = object.spec.runtime.as_ref();
+    runtime.map(|runtime| runtime.engine).unwrap_or_default()
+}
+
 /// Whether an engine runs what the hub has. What is not known is tried.
 #[must_use]
 pub fn runs(engine: Engine, format: ModelFormat, resolved: &Resolved) -> bool {
@@ -93,13 +100,7 @@ pub fn build_container(
     weights: &Weights,
     defaults: &PodDefaults,
 ) -> (Container, Vec<Volume>, Vec<VolumeMount>) {
-    let engine = object
-        .spec
-        .runtime
-        .as_ref()
-        .map(|runtime| runtime.engine)
-        .unwrap_or_default();
-    match engine {
+    match of(object) {
         Engine::Chandler => runtime::build_container(object, validated, weights, defaults),
         Engine::Vllm => vllm::build_container(object, validated, weights, defaults),
         Engine::Transformers => transformers::build_container(object, validated, weights, defaults),

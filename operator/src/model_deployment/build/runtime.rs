@@ -1,11 +1,9 @@
 //! The container of our own runtime: arguments, ports, probes. The only place that knows how `serve` is called. Pure.
 
-use k8s_openapi::api::core::v1::{
-    Container, KeyToPath, Probe, SecretVolumeSource, Volume, VolumeMount,
-};
+use k8s_openapi::api::core::v1::{Container, KeyToPath, SecretVolumeSource, Volume, VolumeMount};
 
 use super::container::{
-    self, DRAIN_SECONDS, HTTP_PORT, HTTP_PORT_NAME, MANAGEMENT_PORT_NAME, model_path, port, probe,
+    self, DRAIN_SECONDS, HTTP_PORT, HTTP_PORT_NAME, Health, MANAGEMENT_PORT_NAME, model_path, port,
 };
 use crate::api::{ModelDeployment, SecretKey};
 use crate::child;
@@ -45,23 +43,16 @@ pub fn build_container(
             port(HTTP_PORT_NAME, HTTP_PORT),
             port(MANAGEMENT_PORT_NAME, 8081),
         ]),
-        // The process answers /healthz from its first moment, so a long load is never taken for a death.
-        startup_probe: Some(Probe {
-            failure_threshold: Some(60),
-            ..probe(MANAGEMENT_PORT_NAME, "/healthz", 1)
-        }),
-        liveness_probe: Some(Probe {
-            failure_threshold: Some(3),
-            timeout_seconds: Some(5),
-            ..probe(MANAGEMENT_PORT_NAME, "/healthz", 10)
-        }),
-        readiness_probe: Some(Probe {
-            failure_threshold: Some(3),
-            timeout_seconds: Some(2),
-            ..probe(MANAGEMENT_PORT_NAME, "/readyz", 1)
-        }),
         ..built
     };
+    // The process answers /healthz from its first moment, so a long load is never taken for a death.
+    let health = Health {
+        port: MANAGEMENT_PORT_NAME,
+        alive: "/healthz",
+        ready: "/readyz",
+        startup: (60, 1),
+    };
+    let built = container::with_probes(built, health);
     match keys {
         Some(keys) => (
             built,
@@ -85,14 +76,7 @@ fn arguments(
     for name in &validated.served_names {
         flag("served-name", name);
     }
-    flag(
-        "device",
-        if validated.accelerator.kind == "cpu" {
-            "cpu"
-        } else {
-            "cuda"
-        },
-    );
+    flag("device", container::device(validated));
     let limits = &validated.limits;
     if let Some(length) = limits.context_length {
         flag("context-length", &length.to_string());
