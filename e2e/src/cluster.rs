@@ -25,14 +25,6 @@ pub struct Kind {
     plural: &'static str,
 }
 
-impl Kind {
-    /// The kind's name.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        self.kind
-    }
-}
-
 macro_rules! kinds {
     ($($name:ident: $group:literal $version:literal $kind:literal $plural:literal;)*) => {
         $(#[doc = concat!("Kind `", $kind, "`.")]

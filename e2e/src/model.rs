@@ -14,6 +14,9 @@ pub const READY_WITHIN: Duration = Duration::from_secs(180);
 /// The name that the stories give to their deployment, and so to its Service and its served model.
 pub const NAME: &str = "smollm2";
 
+/// Selects the serving pods.
+pub const SERVING: &str = "app.kubernetes.io/component=serve";
+
 /// A ModelDeployment that takes its weights from this repository of the hub.
 #[must_use]
 pub fn deployment(repository: &str) -> Value {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use anyhow::{Context, Result, anyhow};
 use futures::FutureExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::sync::{OnceCell, RwLock};
 
@@ -172,11 +172,27 @@ impl Story {
     /// # Errors
     /// When hub or API server refuses.
     pub async fn deploy(&self) -> Result<()> {
-        self.world
-            .hub
-            .offer(&self.repository(), serde_json::json!({}))
-            .await?;
-        let object = model::deployment(&self.repository());
+        self.deploy_with(json!({})).await
+    }
+
+    /// The same with these fields of its spec instead.
+    ///
+    /// # Errors
+    /// When hub or API server refuses.
+    pub async fn deploy_with(&self, fields: Value) -> Result<()> {
+        self.world.hub.offer(&self.repository(), json!({})).await?;
+        self.respec(fields).await
+    }
+
+    /// Applies the story's ModelDeployment with these fields of its spec instead of the usual ones.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn respec(&self, fields: Value) -> Result<()> {
+        let mut object = model::deployment(&self.repository());
+        for (name, value) in fields.as_object().into_iter().flatten() {
+            object["spec"][name] = value.clone();
+        }
         self.apply(MODEL_DEPLOYMENT, object).await?;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use chandler_e2e::cluster::{MODEL_DEPLOYMENT, POD, SECRET, names};
-use chandler_e2e::model::{self, NAME};
+use chandler_e2e::model::{self, NAME, SERVING};
 use chandler_e2e::story::{Company, Story, story};
 use chandler_e2e::wait::{Seen, until};
 use serde_json::json;
@@ -46,9 +46,8 @@ fn requests_need_a_key_and_a_changed_secret_counts_without_a_restart() {
             status(Some("first-key-of-the-story")).await? == 200,
             "refused the key"
         );
-        let selector = "app.kubernetes.io/component=serve";
         let cluster = &story.world.cluster;
-        let before = names(&cluster.list(POD, &story.namespace, selector).await?);
+        let before = names(&cluster.list(POD, &story.namespace, SERVING).await?);
         keys(story, "second-key-of-the-story\n").await?;
         until(CARRIED_WITHIN, "the new key to count", async || {
             let (new, old) = (
@@ -60,7 +59,7 @@ fn requests_need_a_key_and_a_changed_secret_counts_without_a_restart() {
             }))
         })
         .await?;
-        let after = names(&cluster.list(POD, &story.namespace, selector).await?);
+        let after = names(&cluster.list(POD, &story.namespace, SERVING).await?);
         ensure!(before == after, "a changed key restarted pods");
         Ok(())
     });

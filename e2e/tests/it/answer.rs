@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use chandler_e2e::chat::QUESTION;
 use chandler_e2e::cluster::{CLAIM, DEPLOYMENT, JOB, MODEL_CACHE, POD, SERVICE, names};
-use chandler_e2e::model::{condition, describe};
+use chandler_e2e::model::{SERVING, condition, describe};
 use chandler_e2e::python;
 use chandler_e2e::story::{Company, story};
 use serde_json::Value;
@@ -116,10 +116,7 @@ fn every_child_is_there_once_and_runs_restricted() {
             let jobs = names(&cluster.list(JOB, SHARED, &selector).await?);
             ensure!(jobs.len() == 1, "{component}: {jobs:?}");
         }
-        for pod in cluster
-            .list(POD, SHARED, "app.kubernetes.io/component=serve")
-            .await?
-        {
+        for pod in cluster.list(POD, SHARED, SERVING).await? {
             check_restricted(&pod)?;
         }
         Ok(())

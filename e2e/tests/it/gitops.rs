@@ -250,7 +250,7 @@ async fn versions(story: &Story) -> Result<Vec<String>> {
         for object in story.world.cluster.list(kind, &story.namespace, "").await? {
             let metadata = &object["metadata"];
             // The Deployment's controller counts pods that leave for a while.
-            let version = if kind.kind() == DEPLOYMENT.kind() {
+            let version = if kind.word() == DEPLOYMENT.word() {
                 "generation"
             } else {
                 "resourceVersion"

@@ -11,7 +11,7 @@ use chandler_e2e::chat::QUESTION;
 use chandler_e2e::cluster::{DEPLOYMENT, JOB, POD, SECRET, SERVICE};
 use chandler_e2e::forward::Forward;
 use chandler_e2e::images::Image;
-use chandler_e2e::model::NAME;
+use chandler_e2e::model::{NAME, SERVING};
 use chandler_e2e::operator;
 use chandler_e2e::story::{Company, Story, story};
 use chandler_e2e::tools::{checkout, run};
@@ -110,11 +110,7 @@ async fn deploy_and_watch_images(story: &Story) -> Result<BTreeSet<(String, Stri
         );
         templates.push(job["spec"]["template"].clone());
     }
-    templates.extend(
-        cluster
-            .list(POD, &story.namespace, "app.kubernetes.io/component=serve")
-            .await?,
-    );
+    templates.extend(cluster.list(POD, &story.namespace, SERVING).await?);
     templates
         .iter()
         .map(|template| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use chandler_e2e::chat::Endpoint;
 use chandler_e2e::cluster::{DEPLOYMENT, MODEL_CARD, MODEL_DEPLOYMENT, POD, names};
-use chandler_e2e::model::{self, NAME};
+use chandler_e2e::model::{self, NAME, SERVING};
 use chandler_e2e::operator;
 use chandler_e2e::story::{Company, Story, story};
 use chandler_e2e::tools::{run, run_with_input};
@@ -16,17 +16,6 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
-
-const SERVING: &str = "app.kubernetes.io/component=serve";
-
-async fn respec(story: &Story, fields: Value) -> Result<()> {
-    let mut object = model::deployment(&story.repository());
-    for (name, value) in fields.as_object().into_iter().flatten() {
-        object["spec"][name] = value.clone();
-    }
-    story.apply(MODEL_DEPLOYMENT, object).await?;
-    Ok(())
-}
 
 async fn pods(story: &Story) -> Result<Vec<String>> {
     let cluster = &story.world.cluster;
@@ -80,20 +69,15 @@ impl Traffic {
 #[test]
 fn an_update_of_two_replicas_under_traffic_loses_no_request() {
     story("traffic", Company::Welcome, async |story| {
-        story
-            .world
-            .hub
-            .offer(&story.repository(), json!({}))
-            .await?;
-        respec(story, json!({ "replicas": 2 })).await?;
+        story.deploy_with(json!({ "replicas": 2 })).await?;
         let ready = story.ready().await?;
         let old = pods(story).await?;
         let traffic = Traffic::start(story.endpoint(&ready).await?);
-        respec(
-            story,
-            json!({ "replicas": 2, "pod": { "annotations": { "example.com/turn": "two" } } }),
-        )
-        .await?;
+        story
+            .respec(
+                json!({ "replicas": 2, "pod": { "annotations": { "example.com/turn": "two" } } }),
+            )
+            .await?;
         story.ready().await?;
         until(TOLD_WITHIN, "the old pods to be gone", async || {
             let now = pods(story).await?;
@@ -122,10 +106,12 @@ fn where_no_node_has_room_for_one_more_an_old_pod_ends_first_and_the_status_says
         // More than half of the node's memory.
         let memory = json!({ "memory": "13Gi" });
         let large = json!({ "resources": { "requests": memory, "limits": memory } });
-        respec(story, json!({ "runtime": large })).await?;
+        story.respec(json!({ "runtime": large })).await?;
         story.ready().await?;
         let pod = json!({ "annotations": { "example.com/turn": "two" } });
-        respec(story, json!({ "runtime": large, "pod": pod })).await?;
+        story
+            .respec(json!({ "runtime": large, "pod": pod }))
+            .await?;
         until(
             TOLD_WITHIN,
             "the rollout to end the old pod first",
@@ -142,15 +128,15 @@ fn where_no_node_has_room_for_one_more_an_old_pod_ends_first_and_the_status_says
         // The first sort is taken by force, against better knowledge, and stays stuck until the policy changes.
         let surge = json!({ "policy": "SurgeFirst" });
         let pod = json!({ "annotations": { "example.com/turn": "three" } });
-        respec(
-            story,
-            json!({ "runtime": large, "pod": pod, "rollout": surge }),
-        )
-        .await?;
+        story
+            .respec(json!({ "runtime": large, "pod": pod, "rollout": surge }))
+            .await?;
         story
             .reason(TOLD_WITHIN, ("Ready", "False", "InsufficientResources"))
             .await?;
-        respec(story, json!({ "runtime": large, "pod": pod })).await?;
+        story
+            .respec(json!({ "runtime": large, "pod": pod }))
+            .await?;
         story.ready().await?;
         Ok(())
     });
@@ -178,7 +164,7 @@ fn an_edited_or_deleted_card_rolls_nothing_and_the_status_says_how_to_take_it_up
         };
         publish(&card).await?;
         let from_card = json!({ "card": name });
-        respec(story, json!({ "model": from_card })).await?;
+        story.respec(json!({ "model": from_card })).await?;
         story.ready().await?;
         let before = pods(story).await?;
 
@@ -201,7 +187,9 @@ fn an_edited_or_deleted_card_rolls_nothing_and_the_status_says_how_to_take_it_up
         );
 
         let pod = json!({ "annotations": { "example.com/card": "2" } });
-        respec(story, json!({ "model": from_card, "pod": pod })).await?;
+        story
+            .respec(json!({ "model": from_card, "pod": pod }))
+            .await?;
         story.ready().await?;
         let all = cluster.list(POD, name, SERVING).await?;
         ensure!(
@@ -230,18 +218,18 @@ fn an_operator_with_another_runtime_image_rolls_only_those_who_want_it() {
         values.push(format!("runtime.image.tag={}", images.runtime.version));
         operator::install_with(cluster, &values).await?;
         // Whatever it wanted to do it does on its first look at each object.
-        respec(
-            story,
-            json!({ "service": { "annotations": { "example.com/looked": "true" } } }),
-        )
-        .await?;
+        story
+            .respec(json!({ "service": { "annotations": { "example.com/looked": "true" } } }))
+            .await?;
         story.ready().await?;
         ensure!(
             pods(story).await? == before,
             "an operator upgrade rolled the pods"
         );
 
-        respec(story, json!({ "runtime": { "upgrade": "Always" } })).await?;
+        story
+            .respec(json!({ "runtime": { "upgrade": "Always" } }))
+            .await?;
         until(TOLD_WITHIN, "the new image to run", async || {
             let all = cluster.list(POD, &story.namespace, SERVING).await?;
             let images_of: Vec<String> = all
@@ -264,12 +252,7 @@ fn an_operator_with_another_runtime_image_rolls_only_those_who_want_it() {
 #[test]
 fn evictions_end_one_replica_at_a_time() {
     story("drain", Company::Welcome, async |story| {
-        story
-            .world
-            .hub
-            .offer(&story.repository(), json!({}))
-            .await?;
-        respec(story, json!({ "replicas": 2 })).await?;
+        story.deploy_with(json!({ "replicas": 2 })).await?;
         story.ready().await?;
         let [first, second] = pods(story).await?.try_into().ok().context("not two pods")?;
         let evict = async |pod: &str| {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chandler_e2e::cluster::{MODEL_DEPLOYMENT, NODE, POD, QUOTA};
-use chandler_e2e::model;
+use chandler_e2e::model::{self, SERVING};
 use chandler_e2e::story::{Company, Story, story};
 use chandler_e2e::tools::{run, run_with_input};
 use chandler_e2e::wait::{Seen, until};
@@ -12,16 +12,6 @@ use serde_json::{Value, json};
 
 /// From a changed spec to the scheduler's words in the status, on two busy cores.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
-
-/// The ModelDeployment with these fields of its spec instead.
-async fn respec(story: &Story, fields: Value) -> Result<()> {
-    let mut object = model::deployment(&story.repository());
-    for (name, value) in fields.as_object().into_iter().flatten() {
-        object["spec"][name] = value.clone();
-    }
-    story.apply(MODEL_DEPLOYMENT, object).await?;
-    Ok(())
-}
 
 async fn told(story: &Story, reason: &str, texts: &[&str]) -> Result<()> {
     let message = story
@@ -55,11 +45,9 @@ fn a_pod_without_a_node_is_told_with_the_reason_and_what_would_help() {
         let cache = json!({ "cache": { "name": ready["status"]["cache"] } });
         healed(story).await?;
 
-        respec(
-            story,
-            json!({ "weights": cache, "accelerators": [{ "type": "example.com/npu" }] }),
-        )
-        .await?;
+        story
+            .respec(json!({ "weights": cache, "accelerators": [{ "type": "example.com/npu" }] }))
+            .await?;
         told(
             story,
             "InsufficientGpu",
@@ -70,16 +58,12 @@ fn a_pod_without_a_node_is_told_with_the_reason_and_what_would_help() {
         story
             .reason(TOLD_WITHIN, ("Available", "True", "Answering"))
             .await?;
-        respec(
-            story,
-            json!({ "weights": cache, "pod": { "nodeSelector": { "nowhere": "true" } } }),
-        )
-        .await?;
+        story
+            .respec(json!({ "weights": cache, "pod": { "nodeSelector": { "nowhere": "true" } } }))
+            .await?;
         told(story, "NoNodeMatches", &["spec.pod.nodeSelector"]).await?;
 
-        respec(
-            story,
-            json!({ "runtime": { "resources": { "requests": { "memory": "10Ti" }, "limits": { "memory": "10Ti" } } } }),
+        story.respec(json!({ "runtime": { "resources": { "requests": { "memory": "10Ti" }, "limits": { "memory": "10Ti" } } } }),
         )
         .await?;
         told(
@@ -89,18 +73,16 @@ fn a_pod_without_a_node_is_told_with_the_reason_and_what_would_help() {
         )
         .await?;
 
-        respec(story, json!({})).await?;
+        story.respec(json!({})).await?;
         healed(story).await?;
 
         // Each fits alone, and both do not fit the one node.
         let half = json!({ "memory": "13Gi" });
-        respec(
-            story,
-            json!({ "replicas": 2, "runtime": { "resources": { "requests": half, "limits": half } } }),
+        story.respec(json!({ "replicas": 2, "runtime": { "resources": { "requests": half, "limits": half } } }),
         )
         .await?;
         told(story, "InsufficientResources", &["Insufficient "]).await?;
-        respec(story, json!({ "replicas": 1 })).await?;
+        story.respec(json!({ "replicas": 1 })).await?;
         healed(story).await
     });
 }
@@ -113,14 +95,16 @@ fn quotas_gates_and_refused_pods_are_told_and_heal() {
         healed(story).await?;
         let quota = json!({ "metadata": { "name": "one-pod" }, "spec": { "hard": { "requests.cpu": "300m" } } });
         cluster.apply(QUOTA, &story.namespace, quota).await?;
-        respec(story, json!({ "replicas": 2 })).await?;
+        story.respec(json!({ "replicas": 2 })).await?;
         told(story, "QuotaExceeded", &["one-pod", "spec.replicas"]).await?;
         cluster.delete(QUOTA, &story.namespace, "one-pod").await?;
         healed(story).await?;
 
-        respec(story, json!({ "pod": { "serviceAccountName": "nobody" } })).await?;
+        story
+            .respec(json!({ "pod": { "serviceAccountName": "nobody" } }))
+            .await?;
         told(story, "PodsRefused", &["nobody"]).await?;
-        respec(story, json!({})).await?;
+        story.respec(json!({})).await?;
         healed(story).await?;
 
         // What a queue such as Kueue does by its webhook.
@@ -136,7 +120,9 @@ fn quotas_gates_and_refused_pods_are_told_and_heal() {
             Ok(Seen::when(tried.contains("schedulingGates"), || tried))
         })
         .await?;
-        respec(story, json!({ "pod": { "labels": { "gate": "wanted" } } })).await?;
+        story
+            .respec(json!({ "pod": { "labels": { "gate": "wanted" } } }))
+            .await?;
         told(story, "Gated", &["queue"]).await?;
         let pods = cluster.list(POD, &story.namespace, "gate=wanted").await?;
         let pod = pods.first().context("no pod is gated")?["metadata"]["name"]
@@ -233,7 +219,7 @@ fn a_volume_that_cannot_follow_is_told() {
         object["spec"]["pod"] = on(&node);
         story.apply(MODEL_DEPLOYMENT, object).await?;
         told(story, "VolumeAffinityConflict", &["ReadWriteMany"]).await?;
-        respec(story, json!({})).await?;
+        story.respec(json!({})).await?;
         healed(story).await?;
         story.world.cluster.delete(NODE, "", &node).await
     });
@@ -294,7 +280,9 @@ fn all_replicas_move_to_the_next_accelerator_and_back_only_for_a_changed_spec() 
             { "type": "example.com/npu", "waitSeconds": 4 },
             { "type": "cpu", "limits": { "contextLength": 1024 } },
         ]);
-        respec(story, json!({ "accelerators": options, "replicas": 2 })).await?;
+        story
+            .respec(json!({ "accelerators": options, "replicas": 2 }))
+            .await?;
         let ready = story.ready().await?;
         let plan = &ready["status"]["plan"];
         ensure!(
@@ -308,7 +296,7 @@ fn all_replicas_move_to_the_next_accelerator_and_back_only_for_a_changed_spec() 
         let pods = story
             .world
             .cluster
-            .list(POD, &story.namespace, "app.kubernetes.io/component=serve")
+            .list(POD, &story.namespace, SERVING)
             .await?;
         for pod in &pods {
             let arguments = pod["spec"]["containers"][0]["args"].to_string();
@@ -319,18 +307,20 @@ fn all_replicas_move_to_the_next_accelerator_and_back_only_for_a_changed_spec() 
         }
         // Another number of replicas is no change of what a pod is, so nothing moves.
         let revision = ready["status"]["revision"].clone();
-        respec(story, json!({ "accelerators": options, "replicas": 1 })).await?;
+        story
+            .respec(json!({ "accelerators": options, "replicas": 1 }))
+            .await?;
         let scaled = story.ready().await?;
         ensure!(
             scaled["status"]["revision"] == revision,
             "{}",
             scaled["status"]
         );
-        respec(
-            story,
-            json!({ "accelerators": options, "replicas": 1, "limits": { "maxSequences": 1 } }),
-        )
-        .await?;
+        story
+            .respec(
+                json!({ "accelerators": options, "replicas": 1, "limits": { "maxSequences": 1 } }),
+            )
+            .await?;
         told(story, "InsufficientGpu", &["the next of spec.accelerators"]).await?;
         story.ready().await?;
         Ok(())
@@ -343,9 +333,7 @@ fn a_deployment_that_is_placed_in_part_does_not_move() {
         let node = fake_node(story, "npu", json!({ "example.com/npu2": "1" })).await?;
         let volume = format!("{}-shared", story.namespace);
         apply_text(&shared_volume(&volume, &story.namespace)).await?;
-        respec(
-            story,
-            json!({
+        story.respec(json!({
                 "weights": { "claim": { "claimName": "shared" } },
                 "accelerators": [{ "type": "example.com/npu2", "waitSeconds": 2 }, { "type": "cpu" }],
                 "replicas": 2,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use chandler_e2e::cluster::{
     CLAIM, DEPLOYMENT, JOB, Kind, MODEL_CACHE, MODEL_DEPLOYMENT, POD, SERVICE, names,
 };
-use chandler_e2e::model::NAME;
+use chandler_e2e::model::{NAME, SERVING};
 use chandler_e2e::story::{Company, Story, story};
 use chandler_e2e::tools::run;
 use chandler_e2e::wait::{Seen, until};
@@ -143,10 +143,9 @@ fn kubectl_scale_suspends_and_resumes_as_any_user_and_keeps_the_weights() {
         story
             .reason(Duration::from_secs(90), ("Ready", "True", "Suspended"))
             .await?;
-        let selector = "app.kubernetes.io/component=serve";
         // What has ended may be listed for a moment more.
         let cluster = &story.world.cluster;
-        let pods = cluster.list(POD, &story.namespace, selector).await?;
+        let pods = cluster.list(POD, &story.namespace, SERVING).await?;
         ensure!(
             pods.iter().all(|pod| pod["status"]["phase"] != "Running"),
             "suspended, and still running: {:?}",
@@ -154,7 +153,7 @@ fn kubectl_scale_suspends_and_resumes_as_any_user_and_keeps_the_weights() {
         );
         scale("2").await?;
         let ready = story.ready().await?;
-        for pod in cluster.list(POD, &story.namespace, selector).await? {
+        for pod in cluster.list(POD, &story.namespace, SERVING).await? {
             let user = &pod["status"]["containerStatuses"][0]["user"]["linux"]["uid"];
             ensure!(*user == 1_000_680_000, "the pod runs as {user}");
         }

@@ -11,15 +11,6 @@ use serde_json::{Value, json};
 /// From a changed spec to the kubelet's words in the status, on two busy cores.
 const TOLD_WITHIN: Duration = Duration::from_secs(90);
 
-async fn respec(story: &Story, fields: Value) -> Result<()> {
-    let mut object = model::deployment(&story.repository());
-    for (name, value) in fields.as_object().into_iter().flatten() {
-        object["spec"][name] = value.clone();
-    }
-    story.apply(MODEL_DEPLOYMENT, object).await?;
-    Ok(())
-}
-
 async fn told(story: &Story, reason: &str, texts: &[&str]) -> Result<()> {
     let message = story
         .reason(TOLD_WITHIN, ("RuntimeHealthy", "False", reason))
@@ -40,11 +31,9 @@ fn failing_pods_are_told_with_their_last_words_and_heal() {
         story.ready().await?;
         let images = &story.world.images;
 
-        respec(
-            story,
-            json!({ "runtime": { "image": "127.0.0.1:9/nothing:1" } }),
-        )
-        .await?;
+        story
+            .respec(json!({ "runtime": { "image": "127.0.0.1:9/nothing:1" } }))
+            .await?;
         told(
             story,
             "ImagePullFailed",
@@ -52,7 +41,9 @@ fn failing_pods_are_told_with_their_last_words_and_heal() {
         )
         .await?;
         let stranger = images.operator.reference();
-        respec(story, json!({ "runtime": { "image": stranger } })).await?;
+        story
+            .respec(json!({ "runtime": { "image": stranger } }))
+            .await?;
         told(
             story,
             "CrashLooping",
@@ -62,18 +53,16 @@ fn failing_pods_are_told_with_their_last_words_and_heal() {
 
         // It may be ready for a moment before the kernel looks.
         story.disturbs();
-        respec(
-            story,
-            json!({ "runtime": { "resources": { "limits": { "memory": "48Mi" } } } }),
-        )
-        .await?;
+        story
+            .respec(json!({ "runtime": { "resources": { "limits": { "memory": "48Mi" } } } }))
+            .await?;
         told(story, "OutOfMemory", &["runtime.resources.limits.memory"]).await?;
 
         let deaf = json!([{ "name": "CHANDLER_MANAGEMENT_LISTEN", "value": "127.0.0.1:8081" }]);
-        respec(story, json!({ "runtime": { "env": deaf } })).await?;
+        story.respec(json!({ "runtime": { "env": deaf } })).await?;
         told(story, "ProbeFailing", &["/healthz"]).await?;
 
-        respec(story, json!({})).await?;
+        story.respec(json!({})).await?;
         let ready = story.ready().await?;
         let status = &ready["status"];
         ensure!(
@@ -88,15 +77,8 @@ fn failing_pods_are_told_with_their_last_words_and_heal() {
 fn a_gpu_that_the_runtime_does_not_use_is_told() {
     story("wrong-device", Company::Welcome, async |story| {
         story
-            .world
-            .hub
-            .offer(&story.repository(), json!({}))
+            .deploy_with(json!({ "accelerators": [{ "type": "nvidia.com/gpu" }] }))
             .await?;
-        respec(
-            story,
-            json!({ "accelerators": [{ "type": "nvidia.com/gpu" }] }),
-        )
-        .await?;
         told(
             story,
             "WrongDevice",
@@ -112,11 +94,9 @@ fn a_gpu_that_the_runtime_does_not_use_is_told() {
             .await?;
         // A runtime that says `cuda`, as on a node whose driver hands the GPU out.
         let played = played(story, &["PLAYED_DEVICE=cuda"]);
-        respec(
-            story,
-            json!({ "accelerators": [{ "type": "nvidia.com/gpu" }], "runtime": played }),
-        )
-        .await?;
+        story
+            .respec(json!({ "accelerators": [{ "type": "nvidia.com/gpu" }], "runtime": played }))
+            .await?;
         let ready = story.ready().await?;
         ensure!(
             ready["status"]["device"]["type"] == "cuda",
@@ -145,7 +125,9 @@ fn a_revision_that_never_becomes_ready_is_kept_or_rolled_back_as_the_spec_says()
         let first = story.ready().await?["status"]["revision"].clone();
         let never = played(story, &["PLAYED_PHASE=Loading"]);
         let keep = json!({ "progressDeadlineSeconds": 5 });
-        respec(story, json!({ "runtime": never, "rollout": keep })).await?;
+        story
+            .respec(json!({ "runtime": never, "rollout": keep }))
+            .await?;
         for kind in ["Ready", "Stalled"] {
             let status = if kind == "Ready" { "False" } else { "True" };
             let message = story
@@ -153,11 +135,13 @@ fn a_revision_that_never_becomes_ready_is_kept_or_rolled_back_as_the_spec_says()
                 .await?;
             ensure!(message.contains("progressDeadlineSeconds"), "{message}");
         }
-        respec(story, json!({})).await?;
+        story.respec(json!({})).await?;
         story.ready().await?;
 
         let back = json!({ "progressDeadlineSeconds": 5, "onFailure": "RollBack" });
-        respec(story, json!({ "runtime": never, "rollout": back })).await?;
+        story
+            .respec(json!({ "runtime": never, "rollout": back }))
+            .await?;
         let message = story
             .reason(TOLD_WITHIN, ("Stalled", "True", "RolledBack"))
             .await?;
@@ -176,7 +160,7 @@ fn a_revision_that_never_becomes_ready_is_kept_or_rolled_back_as_the_spec_says()
         story
             .reason(TOLD_WITHIN, ("Available", "True", "Answering"))
             .await?;
-        respec(story, json!({ "rollout": back })).await?;
+        story.respec(json!({ "rollout": back })).await?;
         story.ready().await?;
         Ok(())
     });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use chandler_e2e::chat::QUESTION;
 use chandler_e2e::cluster::{MODEL_CACHE, MODEL_CARD, MODEL_DEPLOYMENT, POD, names};
-use chandler_e2e::model::NAME;
+use chandler_e2e::model::{NAME, SERVING};
 use chandler_e2e::operator;
 use chandler_e2e::story::{Company, Story, story};
 use tokio::time::Instant;
@@ -24,12 +24,11 @@ async fn uid(story: &Story) -> Result<String> {
 }
 
 async fn serving_pods(story: &Story) -> Result<Vec<String>> {
-    let selector = "app.kubernetes.io/component=serve";
     Ok(names(
         &story
             .world
             .cluster
-            .list(POD, &story.namespace, selector)
+            .list(POD, &story.namespace, SERVING)
             .await?,
     ))
 }
