@@ -17,42 +17,20 @@ use tokio::time::sleep;
 use crate::fault_proxy::{FaultProxy, Kill};
 use crate::tools::required_file;
 
-/// The flag that narrows the operator to namespaces, newest name first.
-const SCOPE_FLAGS: [&str; 2] = ["--namespaces", "--watch-namespace"];
-
 /// Pause before an operator that ended by itself is started again, so that one that cannot start takes no whole core.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
-/// The operator's program and the flags that it knows.
+/// The operator's program.
 #[derive(Debug, Clone)]
-pub struct Program {
-    path: PathBuf,
-    scope_flag: &'static str,
-    has_leader_election: bool,
-}
+pub struct Program(PathBuf);
 
 impl Program {
-    /// Finds the program of `CHANDLER_OPERATOR` and asks for its flags.
+    /// Finds the program of `CHANDLER_OPERATOR`.
     ///
     /// # Errors
-    /// When it is not there or does not answer.
-    pub async fn find() -> Result<Self> {
-        let path = required_file("CHANDLER_OPERATOR", "run this by its make target")?;
-        let output = Command::new(&path)
-            .args(["run", "--help"])
-            .output()
-            .await
-            .with_context(|| format!("cannot start {}", path.display()))?;
-        let help = String::from_utf8_lossy(&output.stdout).into_owned();
-        let scope_flag = SCOPE_FLAGS
-            .into_iter()
-            .find(|flag| help.contains(flag))
-            .context("the operator knows no flag for the namespaces that it serves")?;
-        Ok(Self {
-            path,
-            scope_flag,
-            has_leader_election: help.contains("--leader-elect"),
-        })
+    /// When it is not there.
+    pub fn find() -> Result<Self> {
+        required_file("CHANDLER_OPERATOR", "run this by its make target").map(Self)
     }
 
     fn start(&self, files: &Files, namespace: &str, probes: SocketAddr) -> Result<Child> {
@@ -62,10 +40,11 @@ impl Program {
             .append(true)
             .open(log)
             .with_context(|| format!("cannot write {}", log.display()))?;
-        let mut command = Command::new(&self.path);
+        let mut command = Command::new(&self.0);
         command
             .arg("run")
             .arg("--builtin-cards=false")
+            .arg("--leader-elect=false")
             .arg(format!("--listen-probes={probes}"))
             // Nobody asks it: the Jobs' answers are played.
             .arg("--hub-endpoint=huggingface=http://hub.invalid")
@@ -75,14 +54,11 @@ impl Program {
             .stderr(output)
             .kill_on_drop(true);
         if !namespace.is_empty() {
-            command.arg(format!("{}={namespace}", self.scope_flag));
-        }
-        if self.has_leader_election {
-            command.arg("--leader-elect=false");
+            command.arg(format!("--namespaces={namespace}"));
         }
         command
             .spawn()
-            .with_context(|| format!("cannot start {}", self.path.display()))
+            .with_context(|| format!("cannot start {}", self.0.display()))
     }
 }
 

@@ -54,7 +54,7 @@ async fn main() -> Result<()> {
 
 async fn work(args: Args) -> Result<()> {
     let cluster = Cluster::attach().await?;
-    let program = Program::find().await?;
+    let program = Program::find()?;
     prepare(&cluster).await?;
     let _player = Player::start(&cluster, Nodes::None);
     remove_leftovers(&cluster).await?;

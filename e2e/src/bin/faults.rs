@@ -72,7 +72,7 @@ async fn main() -> Result<()> {
 async fn work(args: Args) -> Result<()> {
     let began = Instant::now();
     let cluster = Cluster::attach().await?;
-    let program = Program::find().await?;
+    let program = Program::find()?;
     prepare(&cluster).await?;
     let player = Player::start(&cluster, Nodes::Bound);
     // With the player: bound pods that are deleted end by its word only.
