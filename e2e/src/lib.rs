@@ -14,6 +14,8 @@ pub mod cluster;
 #[cfg(feature = "harness")]
 pub mod end_state;
 #[cfg(feature = "harness")]
+pub mod fake_node;
+#[cfg(feature = "harness")]
 pub mod fault_proxy;
 #[cfg(feature = "harness")]
 pub mod faults;

@@ -7,6 +7,7 @@ use kube::api::ListParams;
 use serde_json::json;
 
 use crate::cluster::{Cluster, NAMESPACE, NODE, POD, names};
+use crate::fake_node::LEFTOVER;
 use crate::operator;
 use crate::tools::run;
 use crate::wait::{Seen, until};
@@ -52,7 +53,7 @@ pub async fn remove_leftovers(cluster: &Cluster) -> Result<()> {
         }
     }
     // Nodes that a story made, with kwok behind them.
-    for node in names(&cluster.list(NODE, "", "chandler-e2e=story").await?) {
+    for node in names(&cluster.list(NODE, "", LEFTOVER).await?) {
         cluster.delete(NODE, "", &node).await?;
     }
     Ok(())

@@ -2,19 +2,28 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use futures::FutureExt;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::sync::{OnceCell, RwLock};
 
 use crate::chat::Endpoint;
-use crate::cluster::{Cluster, Kind, MODEL_DEPLOYMENT, NAMESPACE};
+use crate::cluster::{
+    CLAIM, Cluster, DEPLOYMENT, JOB, Kind, MODEL_CACHE, MODEL_DEPLOYMENT, NAMESPACE, POD, SERVICE,
+};
 use crate::hub_pod::HubPod;
 use crate::images::Images;
 use crate::record::Record;
+use crate::wait::{Seen, until};
 use crate::{model, namespace, operator};
+
+/// How long nothing must be written until everything counts as settled.
+const STILL: Duration = Duration::from_secs(3);
+
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What one run shares.
 pub struct World {
@@ -209,14 +218,84 @@ impl Story {
     ///
     /// # Errors
     /// When the deadline passes.
-    pub async fn reason(
-        &self,
-        within: std::time::Duration,
-        wanted: (&str, &str, &str),
-    ) -> Result<String> {
+    pub async fn reason(&self, within: Duration, wanted: (&str, &str, &str)) -> Result<String> {
         let cluster = &self.world.cluster;
         let found = model::reason(cluster, &self.namespace, model::NAME, within, wanted).await?;
         Ok(found["message"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Waits until each of these conditions has its status for this reason, and checks that each message holds these texts.
+    ///
+    /// # Errors
+    /// When the deadline passes, or a message lacks a text.
+    pub async fn told(
+        &self,
+        within: Duration,
+        conditions: &[(&str, &str)],
+        reason: &str,
+        texts: &[&str],
+    ) -> Result<()> {
+        for (condition, status) in conditions {
+            let message = self.reason(within, (condition, status, reason)).await?;
+            for text in texts {
+                ensure!(
+                    message.contains(text),
+                    "{condition} lacks {text:?}: {message}"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Kind, name and resource version of everything of the story.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn versions(&self) -> Result<Vec<String>> {
+        let mut versions = Vec::new();
+        for kind in [
+            MODEL_DEPLOYMENT,
+            MODEL_CACHE,
+            DEPLOYMENT,
+            SERVICE,
+            JOB,
+            CLAIM,
+        ] {
+            for object in self.world.cluster.list(kind, &self.namespace, "").await? {
+                let metadata = &object["metadata"];
+                versions.push(format!(
+                    "{} {} {}",
+                    kind.word(),
+                    metadata["name"],
+                    metadata["resourceVersion"]
+                ));
+            }
+        }
+        Ok(versions)
+    }
+
+    /// Waits until nobody writes any more, and gives the versions then.
+    /// Other controllers write last: the Jobs' completion, the Deployment's progress, pods that leave.
+    ///
+    /// # Errors
+    /// When somebody goes on writing.
+    pub async fn settled(&self) -> Result<Vec<String>> {
+        let (cluster, namespace) = (&self.world.cluster, &self.namespace);
+        let mut before = self.versions().await?;
+        until(SETTLED_WITHIN, "everything to be settled", async || {
+            tokio::time::sleep(STILL).await;
+            let now = self.versions().await?;
+            let pods = cluster.list(POD, namespace, model::SERVING).await?;
+            let leaves = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_string();
+            let is_settled = now == before && !pods.iter().any(leaves);
+            before = now;
+            Ok(if is_settled {
+                Seen::Yes(before.clone())
+            } else {
+                Seen::NotYet(format!("{before:?}"))
+            })
+        })
+        .await
     }
 
     /// The Service of the story's ModelDeployment, reached as a pod reaches it: by the address that its status names.

@@ -19,15 +19,8 @@ async fn check(story: &Story, model: Value, reason: &str, texts: &[&str]) -> Res
         "spec": { "model": model, "accelerators": [{ "type": "cpu" }] },
     });
     story.apply(MODEL_DEPLOYMENT, object).await?;
-    for condition in ["ModelResolved", "Ready"] {
-        let message = story.reason(AT_ONCE, (condition, "False", reason)).await?;
-        for text in texts {
-            ensure!(
-                message.contains(text),
-                "{condition} lacks \"{text}\": {message}"
-            );
-        }
-    }
+    let conditions = [("ModelResolved", "False"), ("Ready", "False")];
+    story.told(AT_ONCE, &conditions, reason, texts).await?;
     for kind in [JOB, MODEL_CACHE, CLAIM] {
         let made = names(&cluster.list(kind, &story.namespace, "").await?);
         ensure!(

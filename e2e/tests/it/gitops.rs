@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chandler_e2e::cluster::{CLAIM, DEPLOYMENT, JOB, Kind, MODEL_CACHE, MODEL_DEPLOYMENT, SERVICE};
+use chandler_e2e::cluster::{DEPLOYMENT, Kind, MODEL_DEPLOYMENT, SERVICE};
 use chandler_e2e::model::NAME;
 use chandler_e2e::operator;
 use chandler_e2e::story::{Company, Story, story};
@@ -53,7 +53,7 @@ fn many_reconciles_leave_the_users_object_as_it_was_applied() {
     story("many-reconciles", Company::Welcome, async |story| {
         story.deploy().await?;
         story.ready().await?;
-        settled(story).await?;
+        story.settled().await?;
         let before = users_part(get(story, MODEL_DEPLOYMENT).await?);
         let services = story.world.cluster.api(SERVICE, &story.namespace);
         let params = PatchParams::apply("somebody-else").force();
@@ -65,7 +65,7 @@ fn many_reconciles_leave_the_users_object_as_it_was_applied() {
             });
             services.patch(NAME, &params, &Patch::Apply(&label)).await?;
         }
-        settled(story).await?;
+        story.settled().await?;
         let after = users_part(story.ready().await?);
         ensure!(after == before, "it was {before}, and is {after}");
         let service = get(story, SERVICE).await?;
@@ -127,11 +127,10 @@ fn what_another_controller_adds_is_left_alone() {
         )
         .await?;
         story.ready().await?;
-        settled(story).await?;
-        let before = versions(story).await?;
+        let before = story.settled().await?;
         // Time itself is what this story is about.
         tokio::time::sleep(WATCHED).await;
-        let after = versions(story).await?;
+        let after = story.versions().await?;
         ensure!(after == before, "written again: {before:?} {after:?}");
         let deployment = get(story, DEPLOYMENT).await?;
         let template = &deployment["spec"]["template"];
@@ -162,7 +161,7 @@ fn with_nothing_to_change_the_audit_log_holds_no_write_of_the_operator() {
         }
         story.deploy().await?;
         story.ready().await?;
-        settled(story).await?;
+        story.settled().await?;
         let from = std::fs::metadata(&log)?.len();
         // Time itself is what this story is about.
         tokio::time::sleep(WATCHED).await;
@@ -217,49 +216,4 @@ fn users_part(mut object: Value) -> Value {
         managers.retain(|manager| manager["subresource"] != "status");
     }
     object
-}
-
-/// Waits until nobody writes any more: the Jobs' completion and the Deployment's progress come last.
-async fn settled(story: &Story) -> Result<()> {
-    let mut before = versions(story).await?;
-    until(
-        Duration::from_secs(60),
-        "everything to be settled",
-        async || {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            let now = versions(story).await?;
-            let is_settled = now == before;
-            before = now;
-            Ok(Seen::when(is_settled, || format!("{before:?}")))
-        },
-    )
-    .await
-}
-
-/// Kind, name and resource version of everything of the story.
-async fn versions(story: &Story) -> Result<Vec<String>> {
-    let mut versions = Vec::new();
-    for kind in [
-        MODEL_DEPLOYMENT,
-        MODEL_CACHE,
-        DEPLOYMENT,
-        SERVICE,
-        JOB,
-        CLAIM,
-    ] {
-        for object in story.world.cluster.list(kind, &story.namespace, "").await? {
-            let metadata = &object["metadata"];
-            // The Deployment's controller counts pods that leave for a while.
-            let version = if kind.word() == DEPLOYMENT.word() {
-                "generation"
-            } else {
-                "resourceVersion"
-            };
-            versions.push(format!(
-                "{} {} {}",
-                object["kind"], metadata["name"], metadata[version]
-            ));
-        }
-    }
-    Ok(versions)
 }

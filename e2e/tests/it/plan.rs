@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use chandler_e2e::cluster::{MODEL_DEPLOYMENT, NODE};
+use chandler_e2e::fake_node::{self, FakeNode};
 use chandler_e2e::model::NAME;
 use chandler_e2e::story::{Company, Story, story};
-use chandler_e2e::tools::{run, run_with_input};
+use chandler_e2e::tools::run;
 use chandler_e2e::wait::{Seen, until};
 use serde_json::{Value, json};
 
@@ -22,7 +23,7 @@ const KINDS: [(&str, u32, u32, usize); 3] = [
 /// Fifty nodes of three kinds, played by kwok; no pod is ever placed on them.
 async fn nodes(story: &Story) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    let mut manifests = Vec::new();
+    let mut made = Vec::new();
     for (product, memory, gpus, count) in KINDS {
         for number in 0..count {
             let name = format!(
@@ -30,22 +31,25 @@ async fn nodes(story: &Story) -> Result<Vec<String>> {
                 story.namespace,
                 product.to_lowercase().replace("nvidia-", "")
             );
-            manifests.push(json!({
-                "apiVersion": "v1", "kind": "Node",
-                "metadata": { "name": name,
-                    "annotations": { "kwok.x-k8s.io/node": "fake" },
-                    "labels": { "chandler-e2e": "story", "pool": story.namespace, "nvidia.com/gpu.product": product,
-                        "nvidia.com/gpu.memory": memory.to_string(), "nvidia.com/gpu.count": gpus.to_string() } },
-                "spec": { "taints": [{ "key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule" },
-                    { "key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule" }] },
-                "status": { "allocatable": { "cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": gpus.to_string() },
-                    "capacity": { "cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": gpus.to_string() } },
-            }));
+            made.push(FakeNode {
+                name: name.clone(),
+                labels: json!({
+                    "pool": story.namespace,
+                    "nvidia.com/gpu.product": product,
+                    "nvidia.com/gpu.memory": memory.to_string(),
+                    "nvidia.com/gpu.count": gpus.to_string(),
+                }),
+                taints: vec![
+                    json!({ "key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule" }),
+                ],
+                resources: json!({
+                    "cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": gpus.to_string(),
+                }),
+            });
             names.push(name);
         }
     }
-    let list = json!({ "apiVersion": "v1", "kind": "List", "items": manifests });
-    run_with_input("kubectl", &["create", "-f", "-"], &list.to_string()).await?;
+    fake_node::make(&made).await?;
     let selector = format!("--selector=pool={}", story.namespace);
     run(
         "kubectl",
@@ -69,7 +73,7 @@ async fn plan(story: &Story, billions: &str, fields: Value, says: &str) -> Resul
     variant["sizeInBillions"] = json!(billions);
     variant["quantizations"] = json!(["none"]);
     object["spec"]["pod"] = json!({ "nodeSelector": { "pool": story.namespace },
-        "tolerations": [{ "key": "kwok.x-k8s.io/node", "operator": "Exists" }] });
+        "tolerations": [fake_node::toleration()] });
     object["spec"]["accelerators"] = json!([{ "type": "nvidia.com/gpu" }]);
     for (name, value) in fields.as_object().into_iter().flatten() {
         object["spec"][name] = value.clone();

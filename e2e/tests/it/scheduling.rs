@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chandler_e2e::cluster::{MODEL_DEPLOYMENT, NODE, POD, QUOTA};
+use chandler_e2e::fake_node::{self, FakeNode};
 use chandler_e2e::model::{self, SERVING};
 use chandler_e2e::story::{Company, Story, story};
 use chandler_e2e::tools::{run, run_with_input};
@@ -14,19 +15,12 @@ use serde_json::{Value, json};
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
 
 async fn told(story: &Story, reason: &str, texts: &[&str]) -> Result<()> {
-    let message = story
-        .reason(TOLD_WITHIN, ("Schedulable", "False", reason))
-        .await?;
-    story
-        .reason(TOLD_WITHIN, ("Ready", "False", reason))
-        .await?;
-    story
-        .reason(TOLD_WITHIN, ("Reconciling", "True", reason))
-        .await?;
-    for text in texts {
-        ensure!(message.contains(text), "{reason} lacks {text:?}: {message}");
-    }
-    Ok(())
+    let conditions = [
+        ("Schedulable", "False"),
+        ("Ready", "False"),
+        ("Reconciling", "True"),
+    ];
+    story.told(TOLD_WITHIN, &conditions, reason, texts).await
 }
 
 async fn healed(story: &Story) -> Result<()> {
@@ -228,35 +222,16 @@ fn a_volume_that_cannot_follow_is_told() {
 /// A node that kwok plays, with these resources besides the usual ones.
 async fn fake_node(story: &Story, name: &str, more: Value) -> Result<String> {
     let name = format!("{}-{name}", story.namespace);
-    let mut allocatable = json!({ "cpu": "32", "memory": "256Gi", "pods": "110" });
+    let mut resources = json!({ "cpu": "32", "memory": "256Gi", "pods": "110" });
     for (resource, amount) in more.as_object().into_iter().flatten() {
-        allocatable[resource] = amount.clone();
+        resources[resource] = amount.clone();
     }
-    let node = json!({
-        "apiVersion": "v1", "kind": "Node",
-        "metadata": {
-            "name": name,
-            "annotations": { "kwok.x-k8s.io/node": "fake" },
-            "labels": { "kubernetes.io/hostname": name, "chandler-e2e": "story" },
-        },
-        "spec": { "taints": [{ "key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule" }] },
-        "status": { "allocatable": allocatable, "capacity": allocatable },
-    });
-    run_with_input("kubectl", &["apply", "-f", "-"], &node.to_string()).await?;
-    // `apply` leaves a status alone.
-    let status = json!({ "status": { "allocatable": allocatable, "capacity": allocatable } });
-    run(
-        "kubectl",
-        &[
-            "patch",
-            "node",
-            &name,
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            &status.to_string(),
-        ],
-    )
+    fake_node::make(&[FakeNode {
+        name: name.clone(),
+        labels: json!({}),
+        taints: Vec::new(),
+        resources,
+    }])
     .await?;
     Ok(name)
 }
@@ -264,7 +239,7 @@ async fn fake_node(story: &Story, name: &str, more: Value) -> Result<String> {
 fn on(node: &str) -> Value {
     json!({
         "nodeSelector": { "kubernetes.io/hostname": node },
-        "tolerations": [{ "key": "kwok.x-k8s.io/node", "operator": "Exists" }],
+        "tolerations": [fake_node::toleration()],
     })
 }
 

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chandler_e2e::cluster::{
-    CLAIM, DEPLOYMENT, JOB, Kind, MODEL_CACHE, MODEL_DEPLOYMENT, POD, SERVICE, names,
-};
+use chandler_e2e::cluster::{DEPLOYMENT, Kind, MODEL_DEPLOYMENT, POD, SERVICE, names};
 use chandler_e2e::model::{NAME, SERVING};
 use chandler_e2e::story::{Company, Story, story};
 use chandler_e2e::tools::run;
@@ -17,28 +15,6 @@ const WATCHED: Duration = Duration::from_secs(20);
 
 const MENDED_WITHIN: Duration = Duration::from_secs(30);
 
-/// Kind, name and resource version of everything of the story.
-async fn versions(story: &Story) -> Result<Vec<(String, String)>> {
-    let mut versions = Vec::new();
-    for kind in [
-        MODEL_DEPLOYMENT,
-        MODEL_CACHE,
-        DEPLOYMENT,
-        SERVICE,
-        JOB,
-        CLAIM,
-    ] {
-        for object in story.world.cluster.list(kind, &story.namespace, "").await? {
-            let metadata = &object["metadata"];
-            versions.push((
-                format!("{} {}", object["kind"], metadata["name"]),
-                metadata["resourceVersion"].to_string(),
-            ));
-        }
-    }
-    Ok(versions)
-}
-
 async fn get(story: &Story, kind: Kind) -> Result<Option<Value>> {
     story.world.cluster.get(kind, &story.namespace, NAME).await
 }
@@ -48,23 +24,10 @@ fn a_ready_model_is_left_in_peace() {
     story("peace", Company::Welcome, async |story| {
         story.deploy().await?;
         story.ready().await?;
-        // Other controllers write a last time: the Jobs' completion, the Deployment's progress.
-        let mut before = versions(story).await?;
-        until(
-            Duration::from_secs(60),
-            "everything to be settled",
-            async || {
-                tokio::time::sleep(Duration::from_secs(3)).await;
-                let now = versions(story).await?;
-                let is_settled = now == before;
-                before = now;
-                Ok(Seen::when(is_settled, || format!("{before:?}")))
-            },
-        )
-        .await?;
+        let before = story.settled().await?;
         // Time itself is what this story is about.
         tokio::time::sleep(WATCHED).await;
-        let after = versions(story).await?;
+        let after = story.versions().await?;
         ensure!(
             after == before,
             "written without a cause: {before:?} {after:?}"

@@ -12,16 +12,8 @@ use serde_json::{Value, json};
 const TOLD_WITHIN: Duration = Duration::from_secs(90);
 
 async fn told(story: &Story, reason: &str, texts: &[&str]) -> Result<()> {
-    let message = story
-        .reason(TOLD_WITHIN, ("RuntimeHealthy", "False", reason))
-        .await?;
-    story
-        .reason(TOLD_WITHIN, ("Ready", "False", reason))
-        .await?;
-    for text in texts {
-        ensure!(message.contains(text), "{reason} lacks {text:?}: {message}");
-    }
-    Ok(())
+    let conditions = [("RuntimeHealthy", "False"), ("Ready", "False")];
+    story.told(TOLD_WITHIN, &conditions, reason, texts).await
 }
 
 #[test]
