@@ -182,6 +182,29 @@ pub async fn running_pod(cluster: &Cluster) -> Result<String> {
     .await
 }
 
+/// Whether the operator's account may do this in a namespace; `resource` may name a subresource, behind a slash.
+/// No answer counts as a no: whoever asks also asks what must be allowed.
+pub async fn may(verb: &str, resource: &str, namespace: &str) -> bool {
+    let user = format!("--as=system:serviceaccount:{NAMESPACE}:{RELEASE}");
+    // Behind a slash kubectl would read an object's name.
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    let subresource = format!("--subresource={subresource}");
+    let arguments = [
+        "auth",
+        "can-i",
+        verb,
+        resource,
+        &subresource,
+        &user,
+        "-n",
+        namespace,
+    ];
+    // `can-i` ends with 1 when the answer is no.
+    run("kubectl", &arguments)
+        .await
+        .is_ok_and(|answer| answer.trim() == "yes")
+}
+
 /// Refuses to go on without an operator that has been installed.
 ///
 /// # Errors

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use chandler_e2e::cluster::{DEPLOYMENT, MODEL_CARD, NAMESPACE, names};
 use chandler_e2e::operator;
 use chandler_e2e::story::{Company, story};
-use chandler_e2e::tools::run;
 use chandler_e2e::wait::{Seen, until};
 
 #[test]
@@ -41,31 +40,6 @@ fn the_chart_installs_under_restricted_pod_security_and_its_cards_appear() {
 #[test]
 fn the_operator_may_read_no_secret_and_no_log() {
     story("permissions", Company::Welcome, async |story| {
-        let user = format!(
-            "system:serviceaccount:{}:{}",
-            operator::NAMESPACE,
-            operator::RELEASE
-        );
-        let may = async |verb: &str, resource: &str| -> Result<bool> {
-            let user = format!("--as={user}");
-            // Behind a slash kubectl would read an object's name.
-            let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-            let subresource = format!("--subresource={subresource}");
-            let arguments = [
-                "auth",
-                "can-i",
-                verb,
-                resource,
-                &subresource,
-                &user,
-                "-n",
-                &story.namespace,
-            ];
-            // `can-i` ends with 1 when the answer is no.
-            Ok(run("kubectl", &arguments)
-                .await
-                .is_ok_and(|answer| answer.trim() == "yes"))
-        };
         for (verb, resource) in [
             ("get", "secrets"),
             ("list", "secrets"),
@@ -77,12 +51,12 @@ fn the_operator_may_read_no_secret_and_no_log() {
             ("get", "nodes/proxy"),
         ] {
             ensure!(
-                !may(verb, resource).await?,
+                !operator::may(verb, resource, &story.namespace).await,
                 "the operator may {verb} {resource}"
             );
         }
         ensure!(
-            may("patch", "deployments.apps").await?,
+            operator::may("patch", "deployments.apps", &story.namespace).await,
             "the check itself does not work: the operator may not patch Deployments"
         );
         Ok(())

@@ -22,6 +22,7 @@ mod hub_trouble;
 mod images;
 mod install;
 mod leader;
+mod namespaces;
 mod others_hubs;
 mod plan;
 mod recovery;
