@@ -1,6 +1,6 @@
 //! Everything of ours in a namespace, without what differs from run to run, so that two runs can be compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
 use futures::future::try_join_all;
@@ -64,6 +64,9 @@ const VOLATILE: [&str; 32] = [
     "secondsLeft",
 ];
 
+/// Begins the keys of what the cluster still has to take away.
+const LEAVING: &str = "leaving";
+
 /// What is compared: each object under its kind and name.
 pub type EndState = BTreeMap<String, Value>;
 
@@ -78,10 +81,22 @@ pub async fn read(cluster: &Cluster, namespace: &str) -> Result<EndState> {
         let objects = cluster.list(kind, namespace, selector).await?;
         anyhow::Ok((kind, objects))
     });
-    let mut state = EndState::new();
-    for (kind, objects) in try_join_all(lists).await? {
+    let found = try_join_all(lists).await?;
+    let uids: HashSet<&str> = found
+        .iter()
+        .flat_map(|(_, objects)| objects)
+        .filter_map(|object| object["metadata"]["uid"].as_str())
+        .collect();
+    let leaving: Vec<String> = found
+        .iter()
+        .flat_map(|(kind, objects)| objects.iter().map(move |object| (kind, object)))
+        .filter(|(_, object)| is_leaving(object, &uids))
+        .map(|(kind, object)| format!("{LEAVING} {}/{}", kind.word(), object["metadata"]["name"]))
+        .collect();
+    let mut state: EndState = leaving.into_iter().map(|key| (key, Value::Null)).collect();
+    for (kind, objects) in found {
         for object in objects {
-            if is_leaving_pod(kind, &object) {
+            if kind.word() == "Pod" && object["metadata"]["deletionTimestamp"].is_string() {
                 continue;
             }
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
@@ -98,9 +113,35 @@ pub async fn read(cluster: &Cluster, namespace: &str) -> Result<EndState> {
     Ok(state)
 }
 
-/// A pod on its way out is no part of a state that stays; whoever waits for it to go waits for the next look.
-fn is_leaving_pod(kind: Kind, object: &Value) -> bool {
-    kind.word() == "Pod" && object["metadata"]["deletionTimestamp"].is_string()
+/// Whether the cluster still has to take this away: it is deleted, or its owner is gone.
+fn is_leaving(object: &Value, uids: &HashSet<&str>) -> bool {
+    let metadata = &object["metadata"];
+    // Owners of other kinds are not listed.
+    let is_listed = |owner: &&Value| {
+        OURS.into_iter()
+            .chain(CHILDREN)
+            .any(|kind| owner["kind"] == kind.word())
+    };
+    let mut owners = metadata["ownerReferences"].as_array().into_iter().flatten();
+    metadata["deletionTimestamp"].is_string()
+        || owners.any(|owner| {
+            is_listed(&owner) && !owner["uid"].as_str().is_some_and(|uid| uids.contains(uid))
+        })
+}
+
+/// Whether this state may change by itself, for all that can be seen: something is on its way out, or the operator is at work.
+#[must_use]
+pub fn is_on_the_way(state: &EndState) -> bool {
+    let at_work = |object: &Value| {
+        let conditions = object["status"]["conditions"].as_array();
+        conditions
+            .into_iter()
+            .flatten()
+            .any(|condition| condition["type"] == "Reconciling" && condition["status"] == "True")
+    };
+    state
+        .iter()
+        .any(|(key, object)| key.starts_with(LEAVING) || at_work(object))
 }
 
 /// Without the digest or suffix that differs: pods' are random, and a Job's digest covers the claim's UID.
@@ -143,6 +184,12 @@ fn normal(kind: &str, object: Value, namespace: &str) -> Value {
         && let Some(data) = object["data"].as_object_mut()
     {
         data.retain(|key, value| !(key == "spec" && value.is_string()));
+    }
+    // What a claim's own controllers say of its use, in their own time.
+    if kind == "PersistentVolumeClaim"
+        && let Some(status) = object["status"].as_object_mut()
+    {
+        status.remove("conditions");
     }
     // The Job's controller numbers and counts in its own time; what the Job was asked is its spec.
     if kind == "Job" {

@@ -184,7 +184,8 @@ fn put(spec: &mut Value, path: &[String], value: Value) {
     }
 }
 
-/// What must be as before: not the history of rollouts, and not weights that are kept though nobody uses them.
+/// What must be as before: not the history of rollouts, not weights that are kept though nobody uses them,
+/// and not the question to the hub, which is not asked again while the answer is known.
 fn comparable(state: &EndState, expected: &EndState) -> EndState {
     let is_kept = |key: &String, object: &Value| {
         let is_forgotten_cache = key.starts_with("ModelCache/")
@@ -203,9 +204,13 @@ fn comparable(state: &EndState, expected: &EndState) -> EndState {
         let cache = object["metadata"]["labels"]["chandler.dev/model-cache"].as_str();
         let is_of_forgotten = cache.is_some_and(|cache| forgotten.iter().any(|name| name == cache));
         let is_history = key.starts_with("ControllerRevision/") && !expected.contains_key(key);
-        !is_of_forgotten && !is_history && !is_kept(key, object)
+        let is_question = object["metadata"]["labels"]["app.kubernetes.io/component"] == "resolve";
+        !is_of_forgotten && !is_history && !is_question && !is_kept(key, object)
     });
-    for object in state.values_mut() {
+    for (key, object) in &mut state {
+        if key.starts_with("ControllerRevision/") {
+            object["revision"] = Value::Null;
+        }
         if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
             annotations.remove("deployment.kubernetes.io/revision");
         }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::cluster::{Cluster, MODEL_CARD, NAMESPACE, SERVICE_ACCOUNT};
-use crate::end_state::{self, EndState, diff};
+use crate::end_state::{self, EndState, diff, is_on_the_way};
 use crate::fault_proxy::{Fault, FaultProxy};
 use crate::local_operator::{LocalOperator, Program};
 use crate::tools::checkout;
@@ -19,6 +19,9 @@ const LABEL: &str = "chandler.dev/stage";
 
 /// A state counts as settled when nothing was written for so long: more than the operator's first pauses after a failure.
 pub const SETTLED: Duration = Duration::from_millis(1_500);
+
+/// The same while something is on its way, which a busy machine may keep waiting.
+const SETTLED_ON_THE_WAY: Duration = Duration::from_secs(10);
 
 /// Nothing is compared while the operator writes; this is how long it must have been quiet.
 const QUIET: Duration = Duration::from_millis(150);
@@ -83,7 +86,12 @@ impl Stage {
                 since = tokio::time::Instant::now();
             }
             let quiet = self.proxy.quiet_for().min(since.elapsed());
-            Ok(if quiet >= SETTLED {
+            let needed = if is_on_the_way(&before) {
+                SETTLED_ON_THE_WAY
+            } else {
+                SETTLED
+            };
+            Ok(if quiet >= needed {
                 Seen::Yes(before.clone())
             } else {
                 Seen::NotYet(format!("quiet for {} ms", quiet.as_millis()))

@@ -23,6 +23,7 @@ use crate::child::{MANAGED_BY, MANAGER, MODEL_CACHE, MODEL_DEPLOYMENT};
 use crate::context::{Stored, Stores};
 use crate::kept::{NAMES_CARD, USES_CACHE};
 use crate::kubernetes::Kind;
+use crate::model_deployment::revision::cache_of;
 use crate::queue::Queue;
 use crate::store::{Facet, Listed, Listing, Store};
 use crate::telemetry::Metrics;
@@ -122,7 +123,14 @@ pub fn start(to: Watched<'_>) -> Watches {
     });
     starter.watch(&ours, family::<Deployment>);
     starter.watch(&ours, family::<Service>);
-    starter.watch(&ours, family::<ControllerRevision>);
+    starter.watch(&ours, |kept: &ControllerRevision| {
+        let mut concerned = family(kept);
+        // With a revision goes a use of its cache.
+        let space = kept.namespace().unwrap_or_default();
+        let cache = cache_of(kept).map(|name| ObjectRef::new(name).within(&space));
+        concerned.caches.extend(cache);
+        concerned
+    });
     starter.watch(&ours, family::<PodDisruptionBudget>);
     starter.watch(&ours, family::<PersistentVolumeClaim>);
     // Nodes inform a plan that is made for another reason; the scheduler says in the pods when one has come.
