@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
@@ -144,6 +145,45 @@ func TestImageHoldsCertificatesUsersAndTheProgram(t *testing.T) {
 	}
 	if count := strings.Count(found[certificatesPath], "BEGIN CERTIFICATE"); count < 80 {
 		t.Errorf("only %d certificates", count)
+	}
+}
+
+func TestLinksInAFolderStayLinks(t *testing.T) {
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "library.so.1.2"), []byte("code"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for link, target := range map[string]string{"library.so": "library.so.1.2", "absent": "/nowhere"} {
+		if err := os.Symlink(target, filepath.Join(folder, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	linked := filepath.Join(t.TempDir(), "linked")
+	if err := os.Symlink(program(t), linked); err != nil {
+		t.Fatal(err)
+	}
+	image := opened(t, packed(t, linked, "--add", folder+":/lib"))
+	found := map[string]string{}
+	reader := tar.NewReader(mutate.Extract(image))
+	for {
+		header, err := reader.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[strings.TrimPrefix(header.Name, "/")] = string(header.Typeflag) + header.Linkname
+	}
+	for path, want := range map[string]string{
+		"lib/library.so":     "2library.so.1.2",
+		"lib/absent":         "2/nowhere",
+		"lib/library.so.1.2": "0",
+		"usr/bin/thing":      "0",
+	} {
+		if found[path] != want {
+			t.Errorf("%s is %q, wanted %q", path, found[path], want)
+		}
 	}
 }
 

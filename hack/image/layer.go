@@ -20,11 +20,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// entry is one file or folder of a layer. Everything belongs to root; nothing in an image is written to at run time.
+// entry is one file, folder or link of a layer. Everything belongs to root; nothing in an image is written to at run time.
 type entry struct {
 	path   string // in the image, absolute
 	mode   int64
 	folder bool
+	link   string // where a link points to; else
 	source string // the file on this machine, or
 	text   []byte // the content itself
 }
@@ -60,7 +61,8 @@ func baseEntries() ([]entry, error) {
 	}, nil
 }
 
-// collectEntries walks the additions. Links are followed, other special files refused.
+// collectEntries walks the additions. An addition that is a link itself is followed; links in a folder stay links.
+// Other special files are refused.
 func collectEntries(additions []addition) ([]entry, error) {
 	var entries []entry
 	for _, added := range additions {
@@ -68,7 +70,11 @@ func collectEntries(additions []addition) ([]entry, error) {
 			if err != nil {
 				return err
 			}
-			info, err := os.Stat(found)
+			look := os.Lstat
+			if found == added.source {
+				look = os.Stat
+			}
+			info, err := look(found)
 			if err != nil {
 				return err
 			}
@@ -82,6 +88,12 @@ func collectEntries(additions []addition) ([]entry, error) {
 				entries = append(entries, entry{path: target, mode: 0o755, folder: true})
 			case info.Mode().IsRegular():
 				entries = append(entries, entry{path: target, mode: modeFor(added, info), source: found})
+			case info.Mode()&fs.ModeSymlink != 0:
+				link, err := os.Readlink(found)
+				if err != nil {
+					return err
+				}
+				entries = append(entries, entry{path: target, mode: 0o777, link: link})
 			default:
 				return fmt.Errorf("%s is neither a file nor a folder", found)
 			}
@@ -163,6 +175,10 @@ func writeEntry(archive *tar.Writer, item entry) error {
 	if item.folder {
 		header.Name += "/"
 		header.Typeflag = tar.TypeDir
+		return archive.WriteHeader(header)
+	}
+	if item.link != "" {
+		header.Typeflag, header.Linkname = tar.TypeSymlink, item.link
 		return archive.WriteHeader(header)
 	}
 	content, size, err := item.open()
