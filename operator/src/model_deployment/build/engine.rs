@@ -12,7 +12,7 @@ use crate::model_deployment::validate::Validated;
 /// Every engine, in the order in which they are offered.
 const ALL: [Engine; 3] = [Engine::Chandler, Engine::Vllm, Engine::Transformers];
 
-/// Architectures that vLLM 0.10.2 serves: the last version that has Mllama (docs.vllm.ai/en/v0.10.2/models/supported_models.html).
+/// Architectures that vLLM 0.10.2 serves, as in its registry: the last version that has Mllama.
 const VLLM: [&str; 12] = [
     "Gemma2ForCausalLM",
     "Gemma3ForCausalLM",
@@ -29,13 +29,13 @@ const VLLM: [&str; 12] = [
 ];
 
 /// Architectures that `transformers serve` chats with.
-const TRANSFORMERS: [&str; 9] = [
+/// Mllama is not among them: every version 5 up to 5.24.0 takes the vision tower's intermediate states one layer too late, so it answers wrongly.
+const TRANSFORMERS: [&str; 8] = [
     "Gemma2ForCausalLM",
     "Gemma3ForCausalLM",
     "LlamaForCausalLM",
     "MistralForCausalLM",
     "MixtralForCausalLM",
-    "MllamaForConditionalGeneration",
     "Phi3ForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
@@ -140,10 +140,20 @@ mod tests {
     #[test]
     fn each_engine_has_its_own_table() {
         let mllama = resolved("MllamaForConditionalGeneration", false);
+        let llama = resolved("LlamaForCausalLM", true);
         assert!(!runs(Engine::Chandler, ModelFormat::Pytorch, &mllama));
         assert!(runs(Engine::Vllm, ModelFormat::Pytorch, &mllama));
         assert!(!runs(Engine::Vllm, ModelFormat::Mlx, &mllama));
-        assert!(!runs(Engine::Transformers, ModelFormat::Awq, &mllama));
+        assert!(!runs(Engine::Transformers, ModelFormat::Pytorch, &mllama));
+        assert!(!runs(Engine::Transformers, ModelFormat::Awq, &llama));
+        assert_eq!(
+            alternatives(
+                Engine::Transformers,
+                ModelFormat::Pytorch,
+                Some("MllamaForConditionalGeneration")
+            ),
+            ", or set spec.runtime.engine to VLLM"
+        );
         let unknown = resolved("Unheard", true);
         assert!(runs(Engine::Chandler, ModelFormat::Ggufv2, &unknown));
         assert!(!runs(Engine::Vllm, ModelFormat::Pytorch, &unknown));
