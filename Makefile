@@ -93,6 +93,9 @@ cluster-test: ## Clusters come and go, killed at many moments, and leave nothing
 e2e: ## The stories, on the cluster NAME (STORY=part_of_a_name for one)
 	hack/e2e $(STORY)
 
+e2e-engines: ## vLLM and Transformers from PyPI, answering on a cluster of their own (STORY=…; takes 11 GB of disk, not part of `make test`)
+	hack/e2e-engines $(STORY)
+
 rights: ## After the stories on a cluster with --audit: rights of the operator that nothing used, requests that were forbidden
 	hack/unused-rights
 
@@ -105,4 +108,4 @@ faults-short: ## The same at 40 of them, and every eighth field
 bench-operator: ## What the operator takes for thousands of models (N=10000)
 	hack/on-played-cluster release bench-operator $(if $(N),--count=$(N))
 
-.PHONY: faults faults-short bench-operator own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify quickstart-test install-test cluster-test e2e rights
+.PHONY: faults faults-short bench-operator own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify quickstart-test install-test cluster-test e2e e2e-engines rights

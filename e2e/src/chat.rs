@@ -19,6 +19,7 @@ pub struct Endpoint {
     /// `http://127.0.0.1:PORT/v1`.
     pub base: String,
     http: reqwest::Client,
+    key: Option<String>,
     _way: Forward,
 }
 
@@ -60,8 +61,18 @@ impl Endpoint {
                 .no_proxy()
                 .timeout(ANSWER_WITHIN)
                 .build()?,
+            key: None,
             _way: way,
         })
+    }
+
+    /// The same endpoint, spoken to with this key.
+    #[must_use]
+    pub fn with_key(self, key: &str) -> Self {
+        Self {
+            key: Some(key.to_owned()),
+            ..self
+        }
     }
 
     /// One question, answered greedily.
@@ -88,7 +99,7 @@ impl Endpoint {
             .post(format!("{}{path}", self.base))
             .header("content-type", "application/json")
             .body(body);
-        Self::read(request, path).await
+        self.read(request, path).await
     }
 
     /// A GET request.
@@ -96,7 +107,8 @@ impl Endpoint {
     /// # Errors
     /// When no answer comes at all.
     pub async fn get(&self, path: &str) -> Result<Answer> {
-        Self::read(self.http.get(format!("{}{path}", self.base)), path).await
+        self.read(self.http.get(format!("{}{path}", self.base)), path)
+            .await
     }
 
     /// The status of a GET request with this bearer token.
@@ -108,10 +120,13 @@ impl Endpoint {
         if let Some(key) = key {
             request = request.bearer_auth(key);
         }
-        Ok(Self::read(request, path).await?.status)
+        Ok(self.read(request, path).await?.status)
     }
 
-    async fn read(request: reqwest::RequestBuilder, path: &str) -> Result<Answer> {
+    async fn read(&self, mut request: reqwest::RequestBuilder, path: &str) -> Result<Answer> {
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
         let response = request
             .send()
             .await
