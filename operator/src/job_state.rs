@@ -3,7 +3,7 @@
 //! Jobs are the operator's only way to a hub: what they say arrives as termination messages in their pods' status.
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Volume};
 use kube::ResourceExt;
 
 use crate::answer::Answer;
@@ -53,7 +53,7 @@ pub fn read(job: Option<&Job>, pods: &[Pod]) -> JobState {
         ));
     };
     match pod_health::job_trouble(pod) {
-        Some(trouble) => JobState::Failing(with_secret(trouble, job)),
+        Some(trouble) => JobState::Failing(with_objects(trouble, job)),
         None => JobState::Working(format!("Job {name} is at work in pod {}", pod.name_any())),
     }
 }
@@ -64,28 +64,39 @@ fn belongs_to(pod: &Pod, job: &Job) -> bool {
         .any(|owner| Some(&owner.uid) == job.metadata.uid.as_ref())
 }
 
-/// Names the Secret where credentials are at fault: the Job itself sees only a file.
-fn with_secret(mut trouble: Trouble, job: &Job) -> Trouble {
-    let is_about_credentials = matches!(
-        trouble.reason,
-        Reason::CredentialsMissing | Reason::LicenceNotAccepted
-    );
-    let volumes = job
+/// Names the Secret where credentials are at fault, and the claim that is full: the Job itself sees only files.
+fn with_objects(mut trouble: Trouble, job: &Job) -> Trouble {
+    let said = match trouble.reason {
+        Reason::CredentialsMissing | Reason::LicenceNotAccepted => secret(job),
+        Reason::StorageFull => claim(job),
+        _ => None,
+    };
+    trouble.message.push_str(&said.unwrap_or_default());
+    trouble
+}
+
+fn volumes(job: &Job) -> impl Iterator<Item = &Volume> {
+    let pod = job
         .spec
         .as_ref()
-        .and_then(|spec| spec.template.spec.as_ref()?.volumes.as_ref());
-    let secret = volumes
-        .into_iter()
-        .flatten()
-        .find_map(|volume| volume.secret.as_ref());
-    if let Some(secret) = secret.filter(|_| is_about_credentials) {
-        let name = secret.secret_name.as_deref().unwrap_or_default();
-        let key = secret.items.as_ref().and_then(|items| items.first());
-        let key = key.map_or("", |item| item.key.as_str());
-        let said = format!("; the token is read from Secret {name}, key {key}");
-        trouble.message.push_str(&said);
-    }
-    trouble
+        .and_then(|spec| spec.template.spec.as_ref());
+    pod.into_iter().flat_map(|pod| pod.volumes.iter().flatten())
+}
+
+fn secret(job: &Job) -> Option<String> {
+    let secret = volumes(job).find_map(|volume| volume.secret.as_ref())?;
+    let name = secret.secret_name.as_deref().unwrap_or_default();
+    let key = secret.items.as_ref().and_then(|items| items.first());
+    let key = key.map_or("", |item| item.key.as_str());
+    Some(format!("; the token is read from Secret {name}, key {key}"))
+}
+
+fn claim(job: &Job) -> Option<String> {
+    let claim = volumes(job).find_map(|volume| volume.persistent_volume_claim.as_ref())?;
+    Some(format!(
+        "; the volume is that of PersistentVolumeClaim {}",
+        claim.claim_name
+    ))
 }
 
 /// The termination messages of containers that ended well.
@@ -230,6 +241,30 @@ mod tests {
         assert_eq!(
             trouble.message,
             "pod p01: status 401; the token is read from Secret huggingface, key token"
+        );
+    }
+
+    #[test]
+    fn a_full_volume_is_told_with_the_claim_s_name() {
+        let mut job = job(None);
+        job.spec =
+            serde_json::from_value(json!({"template": {"spec": {"containers": [], "volumes": [
+                {"name": "cache", "persistentVolumeClaim": {"claimName": "weights"}},
+            ]}}}))
+            .unwrap();
+        let failed =
+            r#"{"outcome":"Failed","reason":"StorageFull","message":"the volume is full"}"#;
+        let last = json!({"terminated": {"exitCode": 1, "message": failed}});
+        let state = read(
+            Some(&job),
+            &[pod("1", "01", &json!({"running": {}}), &last)],
+        );
+        let JobState::Failing(trouble) = state else {
+            panic!("{state:?}")
+        };
+        assert_eq!(
+            trouble.message,
+            "pod p01: the volume is full; the volume is that of PersistentVolumeClaim weights"
         );
     }
 

@@ -648,6 +648,10 @@ pub struct ResolvedModel {
 }
 
 /// Dimensions of a model, from its configuration.
+    /// Whether the installation's own runtime can run it. Absent where it cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supported: Option<bool>,
+
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Dimensions {

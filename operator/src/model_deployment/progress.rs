@@ -61,6 +61,9 @@ pub struct Found {
     /// Architecture, where told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
+    /// Whether the installation's own runtime can run it, where it could tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supported: Option<bool>,
     /// Dimensions, where told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<Dimensions>,
@@ -84,37 +87,44 @@ pub fn resolution(
         Origin::Hub { request, .. } => request,
     };
     let asked = digest::of(request);
-    if let Some(found) = recorded(object, &asked) {
-        return Ok(Resolution::Known(Known::Found(found)));
-    }
-    let job = observed
-        .jobs
-        .iter()
-        .filter(|job| job.annotations().get(REQUEST) == Some(&asked))
-        // Another image may know other architectures: it is asked anew.
-        .filter(|job| image(job) == Some(&defaults.image))
-        .filter(|job| job.metadata.deletion_timestamp.is_none())
-        .max_by_key(|job| job.metadata.creation_timestamp.clone());
-    match job_state::read(job, &observed.job_pods) {
-        JobState::Done(Answer::Resolved(resolved)) => {
-            if !engine::runs(engine::of(object), request.format, &resolved) {
-                return Err(unsupported(
-                    engine::of(object),
-                    request,
-                    resolved.architecture.as_deref(),
-                ));
-            }
-            Ok(Resolution::Known(Known::Found(Found {
+    let found = match recorded(object, &asked) {
+        Some(found) => found,
+        None => match answer(&asked, observed, defaults) {
+            JobState::Done(Answer::Resolved(resolved)) => Found {
                 id: resolved.id,
                 commit: resolved.commit,
                 bytes: resolved.bytes,
                 architecture: resolved.architecture,
+                supported: resolved.supported,
                 dimensions: resolved.dimensions,
                 request: asked,
-            })))
-        }
-        state => Ok(Resolution::Asking(state)),
+            },
+            state => return Ok(Resolution::Asking(state)),
+        },
+    };
+    // Also of what was known before: the engine may be another one now.
+    if engine::runs(engine::of(object), request.format, &found) {
+        Ok(Resolution::Known(Known::Found(found)))
+    } else {
+        Err(unsupported(engine::of(object), request, &found))
     }
+}
+
+/// How far the newest Job that asks the same has come.
+fn answer(asked: &str, observed: &Observed, defaults: &PodDefaults) -> JobState {
+    let job = observed
+        .jobs
+        .iter()
+        .filter(|job| {
+            job.annotations()
+                .get(REQUEST)
+                .is_some_and(|request| request == asked)
+        })
+        // Another image may know other architectures: it is asked anew.
+        .filter(|job| image(job) == Some(&defaults.image))
+        .filter(|job| job.metadata.deletion_timestamp.is_none())
+        .max_by_key(|job| job.metadata.creation_timestamp.clone());
+    job_state::read(job, &observed.job_pods)
 }
 
 fn image(job: &Job) -> Option<&String> {
@@ -132,21 +142,25 @@ fn recorded(object: &ModelDeployment, asked: &str) -> Option<Found> {
         commit: model.commit.clone()?,
         bytes: model.bytes?,
         architecture: model.architecture.clone(),
+        supported: model.supported,
         dimensions: model.dimensions,
         request: asked.to_owned(),
     })
 }
 
-fn unsupported(engine: Engine, request: &HubRequest, architecture: Option<&str>) -> Violation {
+fn unsupported(engine: Engine, request: &HubRequest, found: &Found) -> Violation {
     Violation {
         reason: Reason::RuntimeUnsupported,
         message: format!(
             "engine {} cannot run {} ({}, format {}); pick another variant or model{}",
             engine.as_str(),
             request.id,
-            architecture.unwrap_or("unknown architecture"),
+            found
+                .architecture
+                .as_deref()
+                .unwrap_or("unknown architecture"),
             request.format.as_str(),
-            engine::alternatives(engine, request.format, architecture)
+            engine::alternatives(engine, request.format, found)
         ),
     }
 }
@@ -297,7 +311,7 @@ fn mismatch(cache: &ModelCache, validated: &Validated, revision: Option<&str>) -
     match revision {
         Some(revision) if revision == hub.revision || Some(revision) == commit => None,
         Some(revision) if answer::is_commit(revision) || revision != hub.revision => Some(format!(
-            "ModelCache {name} holds revision {} (commit {}), and spec.model.revision is {revision}",
+            "ModelCache {name} holds revision {} (commit {}), and spec.model.revision is {revision}; name another cache, or leave the revision out",
             hub.revision,
             commit.unwrap_or("not known yet")
         )),

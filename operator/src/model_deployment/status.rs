@@ -129,6 +129,7 @@ fn resolved_model(model: &Model, observed: &Observed) -> ResolvedModel {
         quantization: choice.quantization.clone(),
         bytes: None,
         architecture: None,
+        supported: None,
         dimensions: None,
         request: None,
     };
@@ -138,6 +139,7 @@ fn resolved_model(model: &Model, observed: &Observed) -> ResolvedModel {
             resolved.commit = Some(found.commit.clone());
             resolved.bytes = Some(found.bytes);
             resolved.architecture.clone_from(&found.architecture);
+            resolved.supported = found.supported;
             resolved.dimensions = found.dimensions;
             resolved.request = Some(found.request.clone());
         }

@@ -183,7 +183,12 @@ fn limits(
         return Err(Violation {
             reason: Reason::LimitExceedsModel,
             message: format!(
-                "limits.contextLength is {limit}, and the model was made for {most} tokens; lower it or leave it out"
+                "{} is {limit}, and the model was made for {most} tokens; lower it or leave it out",
+                if special.context_length.is_some() {
+                    "spec.accelerators[].limits.contextLength"
+                } else {
+                    "spec.limits.contextLength"
+                }
             ),
         });
     }

@@ -87,7 +87,7 @@ pub fn pick(model: &ModelCardSpec, selection: &ModelSelection) -> Result<Choice,
         return Err(Violation {
             reason: Reason::HubNotOffered,
             message: format!(
-                "spec.model.hub is {}, and this variant is on: {}",
+                "spec.model.hub is {}, and this variant is on: {}; name one of these or leave spec.model.hub out",
                 selection.hub.map_or("", crate::api::Hub::as_str),
                 hubs.join(", ")
             ),

@@ -3,10 +3,9 @@
 use k8s_openapi::api::core::v1::{Container, PodTemplateSpec, Volume, VolumeMount};
 
 use super::{runtime, transformers, vllm};
-use crate::answer::Resolved;
 use crate::api::{Engine, ModelDeployment, ModelFormat};
 use crate::config::PodDefaults;
-use crate::model_deployment::progress::Weights;
+use crate::model_deployment::progress::{Found, Weights};
 use crate::model_deployment::validate::Validated;
 
 /// Every engine, in the order in which they are offered.
@@ -50,11 +49,11 @@ pub fn of(object: &ModelDeployment) -> Engine {
 
 /// Whether an engine runs what the hub has. What is not known is tried.
 #[must_use]
-pub fn runs(engine: Engine, format: ModelFormat, resolved: &Resolved) -> bool {
+pub fn runs(engine: Engine, format: ModelFormat, found: &Found) -> bool {
     match engine {
         // Our runtime speaks for itself.
-        Engine::Chandler => resolved.supported != Some(false),
-        other => listed(other, format, resolved.architecture.as_deref()),
+        Engine::Chandler => found.supported != Some(false),
+        other => listed(other, format, found.architecture.as_deref()),
     }
 }
 
@@ -79,10 +78,10 @@ fn listed(engine: Engine, format: ModelFormat, architecture: Option<&str>) -> bo
 
 /// Which other engine would run it, for a message.
 #[must_use]
-pub fn alternatives(engine: Engine, format: ModelFormat, architecture: Option<&str>) -> String {
+pub fn alternatives(engine: Engine, format: ModelFormat, found: &Found) -> String {
     let others: Vec<&str> = ALL
         .into_iter()
-        .filter(|other| *other != engine && listed(*other, format, architecture))
+        .filter(|other| *other != engine && runs(*other, format, found))
         .map(Engine::as_str)
         .collect();
     if others.is_empty() {
@@ -125,22 +124,22 @@ pub fn tells_status(template: &PodTemplateSpec) -> bool {
 mod tests {
     use super::*;
 
-    fn resolved(architecture: &str, supported: bool) -> Resolved {
-        Resolved {
+    fn found(architecture: &str, supported: bool) -> Found {
+        Found {
             id: "a/b".to_owned(),
             commit: String::new(),
-            files: 1,
             bytes: 1,
             architecture: Some(architecture.to_owned()),
             supported: Some(supported),
             dimensions: None,
+            request: String::new(),
         }
     }
 
     #[test]
     fn each_engine_has_its_own_table() {
-        let mllama = resolved("MllamaForConditionalGeneration", false);
-        let llama = resolved("LlamaForCausalLM", true);
+        let mllama = found("MllamaForConditionalGeneration", false);
+        let llama = found("LlamaForCausalLM", true);
         assert!(!runs(Engine::Chandler, ModelFormat::Pytorch, &mllama));
         assert!(runs(Engine::Vllm, ModelFormat::Pytorch, &mllama));
         assert!(!runs(Engine::Vllm, ModelFormat::Mlx, &mllama));
@@ -154,16 +153,20 @@ mod tests {
             ),
             ", or set spec.runtime.engine to VLLM"
         );
-        let unknown = resolved("Unheard", true);
+        let unknown = found("Unheard", true);
         assert!(runs(Engine::Chandler, ModelFormat::Ggufv2, &unknown));
         assert!(!runs(Engine::Vllm, ModelFormat::Pytorch, &unknown));
         assert_eq!(
             alternatives(
                 Engine::Chandler,
                 ModelFormat::Pytorch,
-                Some("LlamaForCausalLM")
+                &found("LlamaForCausalLM", false)
             ),
             ", or set spec.runtime.engine to VLLM or Transformers"
+        );
+        assert_eq!(
+            alternatives(Engine::Vllm, ModelFormat::Ggufv2, &unknown),
+            ", or set spec.runtime.engine to Chandler"
         );
     }
 }
