@@ -175,7 +175,7 @@ pub struct Variant {
     pub format: ModelFormat,
 
     /// Billions of parameters as text, such as `11`, `1.5` or `0.135`; `1_5` is read as `1.5`.
-    #[schemars(regex(pattern = r"^[0-9]{1,6}([._][0-9]{1,6})?$"))]
+    #[schemars(length(max = 13), regex(pattern = r"^[0-9]{1,6}([._][0-9]{1,6})?$"))]
     pub size_in_billions: String,
 
     /// Quantizations that exist, the default first. Default: `none`.

@@ -111,10 +111,20 @@ fn is_one(number: &i32) -> bool {
     *number == one()
 }
 
+/// An inline model offers what is selected of it, as `variant::pick` reads it. Of a card only the operator can say so.
+const OFFERED_INLINE: &str = "!has(self.inline) || self.inline.variants.exists(variant, \
+(!has(self.sizeInBillions) || double(variant.sizeInBillions.replace('_', '.')) == double(self.sizeInBillions.replace('_', '.'))) && \
+(!has(self.format) || variant.format == self.format) && \
+(!has(self.quantization) || (has(variant.quantizations) ? variant.quantizations : ['none']).exists(name, name.lowerAscii() == self.quantization.lowerAscii())) && \
+(!has(self.hub) || variant.sources.exists(source, source.hub == self.hub)))";
+
 /// Which model: exactly one of `card` and `inline`; the other fields pick the variant where more than one is left.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.card) != has(self.inline)").message("exactly one of card and inline must be given"))]
+#[x_kube(
+    validation = Rule::new("has(self.card) != has(self.inline)").message("exactly one of card and inline must be given"),
+    validation = Rule::new(OFFERED_INLINE).message("none of inline.variants has this sizeInBillions, format, quantization and hub together; correct these fields or add such a variant"),
+)]
 pub struct ModelSelection {
     /// Name of a ModelCard. Default: none; then `inline` is given.
     #[schemars(
@@ -129,7 +139,7 @@ pub struct ModelSelection {
     pub inline: Option<ModelCardSpec>,
 
     /// Billions of parameters as text, such as `11` or `1.5`. Default: the only size that is left.
-    #[schemars(regex(pattern = r"^[0-9]{1,6}([._][0-9]{1,6})?$"))]
+    #[schemars(length(max = 13), regex(pattern = r"^[0-9]{1,6}([._][0-9]{1,6})?$"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_in_billions: Option<String>,
 
@@ -638,6 +648,10 @@ pub struct ResolvedModel {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
 
+    /// Whether the installation's own runtime can run it. Absent where it cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supported: Option<bool>,
+
     /// Dimensions of the model, as far as the hub tells them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<Dimensions>,
@@ -648,10 +662,6 @@ pub struct ResolvedModel {
 }
 
 /// Dimensions of a model, from its configuration.
-    /// Whether the installation's own runtime can run it. Absent where it cannot tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub supported: Option<bool>,
-
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Dimensions {
