@@ -66,7 +66,11 @@ pub fn build(
         hub_job::build(object, Family::Cache, &parts)
     };
     match progress {
-        Progress::Given | Progress::Blocked { .. } => Objects::default(),
+        Progress::Given => Objects::default(),
+        Progress::Blocked { .. } => Objects {
+            stale_jobs: holding(observed),
+            ..Objects::default()
+        },
         Progress::Resolving(state) => with_job(job(request, Task::Resolve), state, observed),
         Progress::Claiming(known) => Objects {
             claim: claim(object, volume, known, observed),
@@ -98,6 +102,16 @@ pub fn build(
             ..Objects::default()
         },
     }
+}
+
+/// The Jobs whose pods keep a claim that is being deleted from going: they do so even when they have ended.
+fn holding(observed: &Observed) -> Vec<Job> {
+    let claim = observed.claim.as_ref();
+    if claim.is_none_or(|claim| claim.metadata.deletion_timestamp.is_none()) {
+        return Vec::new();
+    }
+    let fetches = |job: &&Job| job.labels().get(COMPONENT).map(String::as_str) == Some("fetch");
+    observed.jobs.iter().filter(fetches).cloned().collect()
 }
 
 /// The step's Job, and those of the same component that have to go before it.
