@@ -41,9 +41,13 @@ pub fn job_trouble(pod: &Pod) -> Option<Trouble> {
         }
     }
     if let Some(why) = unscheduled(pod) {
+        let advice = match why.reason() {
+            Reason::ClaimPending => CLAIM_ADVICE,
+            _ => "",
+        };
         return of(
             why.reason(),
-            format!("pod {name} has no node: {}", why.message),
+            format!("pod {name} has no node: {}{advice}", why.message),
         );
     }
     if status.phase.as_deref() == Some("Failed") {
@@ -167,6 +171,8 @@ impl Unscheduled {
         let says = |cause: &str| self.message.contains(cause);
         if self.gated {
             Reason::Gated
+        } else if says("unbound immediate PersistentVolumeClaims") {
+            Reason::ClaimPending
         } else if says("volume node affinity conflict") || says("PersistentVolume's node affinity")
         {
             Reason::VolumeAffinityConflict
@@ -179,6 +185,9 @@ impl Unscheduled {
         }
     }
 }
+
+/// What would help a claim that has no volume.
+pub const CLAIM_ADVICE: &str = "; `kubectl describe pvc` says what its claim waits for: a volume, or a provisioner that makes one";
 
 /// What the scheduler says of nodes that a pod may not use.
 const NO_MATCH: [&str; 5] = [

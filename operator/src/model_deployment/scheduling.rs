@@ -118,6 +118,7 @@ fn sort(
 
 fn advice(reason: Reason) -> &'static str {
     match reason {
+        Reason::ClaimPending => pod_health::CLAIM_ADVICE,
         Reason::Gated => "; whoever set the gate (a queue, for example) takes it away",
         Reason::VolumeAffinityConflict => {
             "; the weights' volume is tied to other nodes: use ReadWriteMany in spec.weights.storage.accessModes, or a StorageClass that binds when the first pod comes"
