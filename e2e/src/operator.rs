@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::cluster::{Cluster, POD, names};
+use crate::forward::Forward;
 use crate::images::{Image, Images};
 use crate::tools::run;
 use crate::wait::{Seen, until};
@@ -15,6 +16,9 @@ pub const NAMESPACE: &str = "chandler-system";
 
 /// The release, and by the chart's rule the name of the operator's objects.
 pub const RELEASE: &str = "chandler";
+
+/// /healthz, /readyz and /metrics.
+const PROBES_PORT: u16 = 8081;
 
 /// How long an installation may take: an image is loaded already, or small.
 const INSTALL_SECONDS: &str = "120s";
@@ -203,6 +207,34 @@ pub async fn may(verb: &str, resource: &str, namespace: &str) -> bool {
     run("kubectl", &arguments)
         .await
         .is_ok_and(|answer| answer.trim() == "yes")
+}
+
+/// How many reconciles of ModelDeployments the operator in this pod has counted since its start, failed ones included.
+///
+/// # Errors
+/// When its metrics cannot be read, or hold no such counter.
+pub async fn reconciles(cluster: &Cluster, pod: &str) -> Result<u64> {
+    let forward = Forward::to_pod(&cluster.client, NAMESPACE, pod, PROBES_PORT).await?;
+    let url = format!("http://{}/metrics", forward.address);
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let text = http
+        .get(url)
+        .send()
+        .await?
+        .error_for_status()?
+        .text()
+        .await?;
+    let counted: Vec<&str> = text
+        .lines()
+        .filter(|line| {
+            line.starts_with(r#"chandler_operator_reconciles_total{kind="ModelDeployment""#)
+        })
+        .collect();
+    ensure!(!counted.is_empty(), "no reconciles are counted: {text}");
+    counted.iter().try_fold(0, |sum, line| {
+        let number = line.rsplit(' ').next().unwrap_or_default();
+        Ok(sum + number.parse::<u64>().with_context(|| (*line).to_owned())?)
+    })
 }
 
 /// Refuses to go on without an operator that has been installed.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chandler_e2e::cluster::{DEPLOYMENT, Kind, MODEL_DEPLOYMENT, SERVICE};
+use chandler_e2e::cluster::{DEPLOYMENT, Kind, MODEL_DEPLOYMENT, SERVICE, names};
 use chandler_e2e::model::NAME;
 use chandler_e2e::operator;
 use chandler_e2e::story::{Company, Story, story};
@@ -16,8 +16,12 @@ use serde_json::{Value, json};
 /// Several times the longest period at which anything is looked at while a model is Ready.
 const WATCHED: Duration = Duration::from_secs(20);
 
-/// How often a reconcile is caused.
-const RECONCILES: usize = 200;
+/// How many reconciles are forced, and how many writes between two looks at their number.
+const RECONCILES: u64 = 200;
+const WRITES: u64 = 20;
+
+/// A reconcile with nothing to write takes milliseconds.
+const RECONCILED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Manifests with something in every list that a default could stand in.
 const APPLIED_TWICE: [&str; 7] = [
@@ -50,26 +54,47 @@ fn applying_a_manifest_again_says_unchanged() {
 
 #[test]
 fn many_reconciles_leave_the_users_object_as_it_was_applied() {
-    story("many-reconciles", Company::Welcome, async |story| {
+    // Alone, so that every reconcile of a ModelDeployment that the operator counts is of this one.
+    story("many-reconciles", Company::Alone, async |story| {
+        let cluster = &story.world.cluster;
         story.deploy().await?;
         story.ready().await?;
         story.settled().await?;
+        until(
+            RECONCILED_WITHIN,
+            "those of earlier stories to be gone",
+            async || {
+                let all = names(&cluster.list(MODEL_DEPLOYMENT, "", "").await?);
+                Ok(Seen::when(all.len() == 1, || format!("{all:?}")))
+            },
+        )
+        .await?;
         let before = users_part(get(story, MODEL_DEPLOYMENT).await?);
-        let services = story.world.cluster.api(SERVICE, &story.namespace);
+        let services = cluster.api(SERVICE, &story.namespace);
         let params = PatchParams::apply("somebody-else").force();
-        for turn in 0..RECONCILES {
-            let label = json!({
-                "apiVersion": "v1",
-                "kind": "Service",
-                "metadata": { "name": NAME, "labels": { "example.com/turn": turn.to_string() } },
-            });
-            services.patch(NAME, &params, &Patch::Apply(&label)).await?;
-        }
+        let pod = operator::running_pod(cluster).await?;
+        let counted = operator::reconciles(cluster, &pod).await?;
+        let mut turn = 0;
+        // One reconcile may answer several writes, so the operator's own counter says when it is enough.
+        until(RECONCILED_WITHIN, "the operator to have reconciled often enough", async || {
+            for _ in 0..WRITES {
+                turn += 1;
+                let label = json!({
+                    "apiVersion": "v1",
+                    "kind": "Service",
+                    "metadata": { "name": NAME, "labels": { "example.com/turn": turn.to_string() } },
+                });
+                services.patch(NAME, &params, &Patch::Apply(&label)).await?;
+            }
+            let more = operator::reconciles(cluster, &pod).await? - counted;
+            Ok(Seen::when(more >= RECONCILES, || format!("{more} reconciles for {turn} writes")))
+        })
+        .await?;
         story.settled().await?;
         let after = users_part(story.ready().await?);
         ensure!(after == before, "it was {before}, and is {after}");
         let service = get(story, SERVICE).await?;
-        let last = (RECONCILES - 1).to_string();
+        let last = turn.to_string();
         ensure!(
             service["metadata"]["labels"]["example.com/turn"].as_str() == Some(&last),
             "somebody else's label was fought: {}",
