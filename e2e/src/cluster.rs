@@ -43,6 +43,7 @@ kinds! {
     NODE: "" "v1" "Node" "nodes";
     QUOTA: "" "v1" "ResourceQuota" "resourcequotas";
     CLAIM: "" "v1" "PersistentVolumeClaim" "persistentvolumeclaims";
+    PERSISTENT_VOLUME: "" "v1" "PersistentVolume" "persistentvolumes";
     DEPLOYMENT: "apps" "v1" "Deployment" "deployments";
     JOB: "batch" "v1" "Job" "jobs";
     BUDGET: "policy" "v1" "PodDisruptionBudget" "poddisruptionbudgets";

@@ -54,4 +54,6 @@ pub mod story;
 #[cfg(feature = "harness")]
 pub mod tools;
 #[cfg(feature = "harness")]
+pub mod volume;
+#[cfg(feature = "harness")]
 pub mod wait;

@@ -108,7 +108,9 @@ pub async fn reason(
     until(within, &what, async || {
         let object = get(cluster, namespace, name).await?;
         let found = condition(&object, kind);
-        if found["status"] == status && found["reason"] == reason {
+        // What was so before a spec changed may be the same word, and says nothing of the new one.
+        let is_current = found["observedGeneration"] == object["metadata"]["generation"];
+        if is_current && found["status"] == status && found["reason"] == reason {
             Ok(Seen::Yes(found))
         } else {
             Ok(Seen::NotYet(describe(&object)))

@@ -214,6 +214,27 @@ impl Story {
         model::ready(&self.world.cluster, &self.namespace, model::NAME).await
     }
 
+    /// Waits until the story's ModelDeployment is Ready, and checks that nothing is left of what it told before:
+    /// every condition is true, and neither Stalled nor Reconciling stands there.
+    ///
+    /// # Errors
+    /// When the deadline passes, or a condition is stale.
+    pub async fn healed(&self) -> Result<Value> {
+        let object = self.ready().await?;
+        let conditions = object["status"]["conditions"].as_array();
+        let stale = conditions.into_iter().flatten().find(|condition| {
+            condition["status"] != "True"
+                || condition["type"] == "Stalled"
+                || condition["type"] == "Reconciling"
+        });
+        ensure!(
+            stale.is_none(),
+            "Ready, and not all is well:\n  {}",
+            model::describe(&object)
+        );
+        Ok(object)
+    }
+
     /// Waits until a condition of the story's ModelDeployment has this status and reason, and gives its message.
     ///
     /// # Errors

@@ -108,6 +108,9 @@ pub struct Settings {
     /// Only in `PUT /_repositories`: serve only so many bytes of a file; size and digests are those of what is left.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub truncate: BTreeMap<String, u64>,
+    /// Only in `PUT /_repositories`: files that are there under a further name, by that name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub copies: BTreeMap<String, String>,
 }
 
 /// One file and what the hub says about it.
@@ -185,7 +188,7 @@ impl Repository {
         Ok(Some(Self::new(settings, files)))
     }
 
-    /// The same files under other settings; truncated ones are read again.
+    /// The same files under other settings, some under a further name; truncated ones are read again.
     pub(crate) fn derived(&self, settings: Settings) -> io::Result<Self> {
         let mut files = self.files.clone();
         for (path, bytes) in &settings.truncate {
@@ -193,6 +196,12 @@ impl Repository {
                 .get_mut(path)
                 .ok_or_else(|| io::Error::other(format!("no file {path} to truncate")))?;
             *file = StoredFile::read(file.source.clone(), (*bytes).min(file.size), path)?;
+        }
+        for (copy, path) in &settings.copies {
+            let file = files
+                .get(path)
+                .ok_or_else(|| io::Error::other(format!("no file {path} to copy")))?;
+            files.insert(copy.clone(), file.clone());
         }
         Ok(Self::new(settings, files))
     }

@@ -75,6 +75,35 @@ fn a_hub_that_wants_a_login_is_told_and_heals_when_it_no_longer_does() {
 }
 
 #[test]
+fn a_hub_that_asks_to_slow_down_is_told_at_once_and_heals() {
+    story("rate-limited", Company::Welcome, async |story| {
+        let (hub, repository) = (&story.world.hub, story.repository());
+        let refusal = json!({ "then": { "status": 429, "headers": { "Retry-After": "600" }, "body": "slow down" } });
+        hub.spoil(&repository, refusal).await?;
+        story.deploy().await?;
+        // Longer than the runtime itself would wait, so it says so without a further try; it needs nobody to act.
+        let conditions = [
+            ("WeightsCached", "False"),
+            ("Ready", "False"),
+            ("Reconciling", "True"),
+        ];
+        let texts = [
+            repository.as_str(),
+            chandler_e2e::hub_pod::ENDPOINT,
+            "429",
+            "asked again later",
+            "600",
+        ];
+        story
+            .told(TOLD_WITHIN, &conditions, "HubRateLimited", &texts)
+            .await?;
+        hub.mend(&repository).await?;
+        story.healed().await?;
+        Ok(())
+    });
+}
+
+#[test]
 fn a_connection_that_is_cut_at_half_of_every_try_is_told_and_heals() {
     story("cut", Company::Welcome, async |story| {
         let (hub, repository) = (&story.world.hub, story.repository());

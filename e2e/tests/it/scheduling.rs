@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chandler_e2e::cluster::{MODEL_DEPLOYMENT, NODE, POD, QUOTA};
+use chandler_e2e::cluster::{CLAIM, MODEL_DEPLOYMENT, NODE, PERSISTENT_VOLUME, POD, QUOTA};
 use chandler_e2e::fake_node::{self, FakeNode};
 use chandler_e2e::model::{self, SERVING};
 use chandler_e2e::story::{Company, Story, story};
 use chandler_e2e::tools::{run, run_with_input};
+use chandler_e2e::volume;
 use chandler_e2e::wait::{Seen, until};
 use serde_json::{Value, json};
 
@@ -219,6 +220,38 @@ fn a_volume_that_cannot_follow_is_told() {
     });
 }
 
+#[test]
+fn a_claim_that_is_deleted_under_its_pods_is_told_and_filled_again_when_they_have_gone() {
+    story("claim-deleted", Company::Welcome, async |story| {
+        let cluster = &story.world.cluster;
+        story.deploy().await?;
+        let ready = story.healed().await?;
+        let cache = ready["status"]["cache"].as_str().unwrap_or_default();
+        story.disturbs();
+        cluster.delete(CLAIM, &story.namespace, cache).await?;
+        let conditions = [("WeightsCached", "False"), ("Ready", "False")];
+        let texts = [cache, "is being deleted", "made again"];
+        story
+            .told(TOLD_WITHIN, &conditions, "ClaimPending", &texts)
+            .await?;
+
+        story.respec(json!({ "replicas": 2 })).await?;
+        let schedulable = [("Schedulable", "False")];
+        let texts = [cache, "is being deleted"];
+        story
+            .told(TOLD_WITHIN, &schedulable, "Unschedulable", &texts)
+            .await?;
+
+        story.respec(json!({ "replicas": 0 })).await?;
+        story
+            .reason(model::READY_WITHIN, ("Ready", "True", "Suspended"))
+            .await?;
+        story.respec(json!({ "replicas": 1 })).await?;
+        story.healed().await?;
+        Ok(())
+    });
+}
+
 /// A node that kwok plays, with these resources besides the usual ones.
 async fn fake_node(story: &Story, name: &str, more: Value) -> Result<String> {
     let name = format!("{}-{name}", story.namespace);
@@ -306,8 +339,7 @@ fn all_replicas_move_to_the_next_accelerator_and_back_only_for_a_changed_spec() 
 fn a_deployment_that_is_placed_in_part_does_not_move() {
     story("partly", Company::Welcome, async |story| {
         let node = fake_node(story, "npu", json!({ "example.com/npu2": "1" })).await?;
-        let volume = format!("{}-shared", story.namespace);
-        apply_text(&shared_volume(&volume, &story.namespace)).await?;
+        let volume = volume::share(&story.world.cluster, &story.namespace).await?;
         story.respec(json!({
                 "weights": { "claim": { "claimName": "shared" } },
                 "accelerators": [{ "type": "example.com/npu2", "waitSeconds": 2 }, { "type": "cpu" }],
@@ -322,36 +354,8 @@ fn a_deployment_that_is_placed_in_part_does_not_move() {
             &["1 of 2 replicas have a node, so none moves"],
         )
         .await?;
-        run(
-            "kubectl",
-            &["delete", "persistentvolume", &volume, "--wait=false"],
-        )
-        .await?;
-        story.world.cluster.delete(NODE, "", &node).await
+        let cluster = &story.world.cluster;
+        cluster.delete(PERSISTENT_VOLUME, "", &volume).await?;
+        cluster.delete(NODE, "", &node).await
     });
-}
-
-fn shared_volume(name: &str, namespace: &str) -> String {
-    format!(
-        r#"
-apiVersion: v1
-kind: PersistentVolume
-metadata: {{ name: {name} }}
-spec:
-  capacity: {{ storage: 1Gi }}
-  accessModes: [ReadWriteMany]
-  storageClassName: ""
-  hostPath: {{ path: /tmp/nothing-is-read-here }}
-  claimRef: {{ namespace: {namespace}, name: shared }}
----
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {{ name: shared, namespace: {namespace} }}
-spec:
-  accessModes: [ReadWriteMany]
-  storageClassName: ""
-  volumeName: {name}
-  resources: {{ requests: {{ storage: 1Gi }} }}
-"#
-    )
 }

@@ -1,11 +1,12 @@
-//! Weights that arrive whole and are still not a model.
+//! Weights that find no room, and weights that arrive whole and are still not a model.
 
 use std::time::Duration;
 
 use anyhow::ensure;
-use chandler_e2e::cluster::MODEL_DEPLOYMENT;
+use chandler_e2e::cluster::{MODEL_DEPLOYMENT, PERSISTENT_VOLUME, STORAGE_CLASS};
 use chandler_e2e::model;
 use chandler_e2e::story::{Company, story};
+use chandler_e2e::volume::{self, NodeMemory};
 use serde_json::json;
 
 /// Volume, two Jobs, and a serving pod that fails.
@@ -38,5 +39,57 @@ fn a_truncated_gguf_is_named_with_what_is_wrong_with_it() {
             .await?;
         ensure!(ready.contains(&file), "{ready}");
         Ok(())
+    });
+}
+
+#[test]
+fn storage_without_a_class_or_without_room_is_told_and_heals_where_it_grows() {
+    story("storage", Company::Welcome, async |story| {
+        let (cluster, name) = (&story.world.cluster, &story.namespace);
+        cluster.delete(STORAGE_CLASS, "", name).await?;
+        volume::remove(name).await?;
+        let stalled = [
+            ("WeightsCached", "False"),
+            ("Ready", "False"),
+            ("Stalled", "True"),
+        ];
+        let storage = json!({ "storage": { "storageClassName": name } });
+        story.deploy_with(json!({ "weights": storage })).await?;
+        let texts = [
+            "does not exist",
+            name,
+            "local-path",
+            "storage.storageClassName",
+        ];
+        story
+            .told(TOLD_WITHIN, &stalled, "StorageClassMissing", &texts)
+            .await?;
+
+        let class =
+            json!({ "metadata": { "name": name }, "provisioner": "kubernetes.io/no-provisioner" });
+        cluster.apply(STORAGE_CLASS, "", class).await?;
+        story
+            .reason(TOLD_WITHIN, ("WeightsCached", "False", "ClaimPending"))
+            .await?;
+
+        // One trouble is over, and the next is made.
+        story.disturbs();
+        let memory = NodeMemory::mount(name, "20m").await?;
+        let small = volume::in_folder(name, name, "ReadWriteOnce", &memory.path);
+        cluster.apply(PERSISTENT_VOLUME, "", small).await?;
+        let texts = [
+            "is full",
+            "20.00 MiB free",
+            "PersistentVolumeClaim weights-",
+            "enlarge the claim",
+        ];
+        story
+            .told(TOLD_WITHIN, &stalled, "StorageFull", &texts)
+            .await?;
+
+        memory.resize("300m").await?;
+        story.healed().await?;
+        cluster.delete(PERSISTENT_VOLUME, "", name).await?;
+        cluster.delete(STORAGE_CLASS, "", name).await
     });
 }
