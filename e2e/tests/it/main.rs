@@ -15,6 +15,7 @@ mod bad_spec;
 mod conflict;
 mod contract;
 mod delete;
+mod drain;
 mod foreign;
 mod gated;
 mod gitops;
