@@ -146,11 +146,7 @@ mod tests {
         assert!(!runs(Engine::Transformers, ModelFormat::Pytorch, &mllama));
         assert!(!runs(Engine::Transformers, ModelFormat::Awq, &llama));
         assert_eq!(
-            alternatives(
-                Engine::Transformers,
-                ModelFormat::Pytorch,
-                Some("MllamaForConditionalGeneration")
-            ),
+            alternatives(Engine::Transformers, ModelFormat::Pytorch, &mllama),
             ", or set spec.runtime.engine to VLLM"
         );
         let unknown = found("Unheard", true);
