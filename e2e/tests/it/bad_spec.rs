@@ -241,3 +241,32 @@ fn a_cache_that_is_not_there_or_holds_other_weights_is_told() {
         Ok(())
     });
 }
+
+#[test]
+fn what_only_kubernetes_can_judge_is_told_with_its_words_while_the_old_pods_serve() {
+    story("judged", Company::Welcome, async |story| {
+        story.deploy().await?;
+        story.healed().await?;
+        let spread = |skew: Value| {
+            let constraint = json!({ "maxSkew": skew, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway" });
+            json!({ "pod": { "topologySpreadConstraints": [constraint] } })
+        };
+        story.respec(spread(json!("nonsense"))).await?;
+        let texts = ["spec.pod.topologySpreadConstraints", "nonsense"];
+        story
+            .told(AT_ONCE, &NOT_RESOLVED, "InvalidSpec", &texts)
+            .await?;
+
+        story.respec(spread(json!(0))).await?;
+        let not_ready = [("Ready", "False"), ("Stalled", "True")];
+        let texts = ["Deployment", "topologySpreadConstraints", "maxSkew"];
+        story.told(AT_ONCE, &not_ready, "Refused", &texts).await?;
+        story
+            .reason(AT_ONCE, ("Available", "True", "Answering"))
+            .await?;
+
+        story.respec(json!({})).await?;
+        story.healed().await?;
+        Ok(())
+    });
+}

@@ -72,13 +72,12 @@ fn a_drained_node_loses_its_replicas_one_after_the_other() {
         let cluster = &story.world.cluster;
         let first = make_node(story, "first").await?;
         let volume = volume::share(cluster, &story.namespace).await?;
-        story
-            .respec(json!({
-                "replicas": 2,
-                "weights": { "claim": { "claimName": "shared" } },
-                "pod": { "nodeSelector": { POOL: story.namespace }, "tolerations": [fake_node::toleration()] },
-            }))
-            .await?;
+        let mut fields = json!({
+            "replicas": 2,
+            "weights": { "claim": { "claimName": "shared" } },
+            "pod": { "nodeSelector": { POOL: story.namespace }, "tolerations": [fake_node::toleration()] },
+        });
+        story.respec(fields.clone()).await?;
         story.ready().await?;
         both_on(story, &first).await?;
         let second = make_node(story, "second").await?;
@@ -110,6 +109,16 @@ fn a_drained_node_loses_its_replicas_one_after_the_other() {
         ensure!(node["spec"]["unschedulable"] != true, "{}", node["spec"]);
         // Nothing moves back by itself.
         both_on(story, &second).await?;
+        // Pods of a node that is no more would keep the namespace for minutes.
+        fields["replicas"] = json!(0);
+        story.respec(fields).await?;
+        until(MOVED_WITHIN, "the pods to be gone", async || {
+            let pods = cluster.list(POD, &story.namespace, SERVING).await?;
+            Ok(Seen::when(pods.is_empty(), || {
+                format!("{} pods", pods.len())
+            }))
+        })
+        .await?;
         for node in [&first, &second] {
             cluster.delete(NODE, "", node).await?;
         }
