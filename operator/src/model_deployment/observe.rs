@@ -132,7 +132,12 @@ fn is_settled(object: &ModelDeployment) -> bool {
 }
 
 async fn nodes(ctx: &Context) -> Result<Vec<NodeFacts>, ClusterError> {
-    let usage = ctx.usage.read(&ctx.cluster).await?;
+    // An operator of some namespaces has no right to see the pods of all.
+    let usage = if ctx.config.namespaces.is_empty() {
+        ctx.usage.read(&ctx.cluster).await?
+    } else {
+        None
+    };
     Ok(ctx
         .stores
         .nodes
