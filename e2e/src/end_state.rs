@@ -96,7 +96,7 @@ pub async fn read(cluster: &Cluster, namespace: &str) -> Result<EndState> {
     let mut state: EndState = leaving.into_iter().map(|key| (key, Value::Null)).collect();
     for (kind, objects) in found {
         for object in objects {
-            if kind.word() == "Pod" && object["metadata"]["deletionTimestamp"].is_string() {
+            if kind.word() == "Pod" && is_deleted(&object) {
                 continue;
             }
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
@@ -115,18 +115,19 @@ pub async fn read(cluster: &Cluster, namespace: &str) -> Result<EndState> {
 
 /// Whether the cluster still has to take this away: it is deleted, or its owner is gone.
 fn is_leaving(object: &Value, uids: &HashSet<&str>) -> bool {
-    let metadata = &object["metadata"];
     // Owners of other kinds are not listed.
-    let is_listed = |owner: &&Value| {
-        OURS.into_iter()
-            .chain(CHILDREN)
-            .any(|kind| owner["kind"] == kind.word())
+    let is_listed = |owner: &Value| {
+        let mut kinds = OURS.into_iter().chain(CHILDREN);
+        kinds.any(|kind| owner["kind"] == kind.word())
     };
-    let mut owners = metadata["ownerReferences"].as_array().into_iter().flatten();
-    metadata["deletionTimestamp"].is_string()
-        || owners.any(|owner| {
-            is_listed(&owner) && !owner["uid"].as_str().is_some_and(|uid| uids.contains(uid))
-        })
+    let is_there = |owner: &Value| owner["uid"].as_str().is_some_and(|uid| uids.contains(uid));
+    let owners = object["metadata"]["ownerReferences"].as_array();
+    let mut owners = owners.into_iter().flatten();
+    is_deleted(object) || owners.any(|owner| is_listed(owner) && !is_there(owner))
+}
+
+fn is_deleted(object: &Value) -> bool {
+    object["metadata"]["deletionTimestamp"].is_string()
 }
 
 /// Whether this state may change by itself, for all that can be seen: something is on its way out, or the operator is at work.

@@ -11,8 +11,8 @@ const MARK: &str = "kwok.x-k8s.io/node";
 /// The label by which nodes that a broken story left are found.
 pub const LEFTOVER: &str = "chandler-e2e=story";
 
-/// A node.
-#[derive(Debug)]
+/// A node, by default with nothing but the usual.
+#[derive(Debug, Default)]
 pub struct FakeNode {
     /// Its name.
     pub name: String,
@@ -20,7 +20,7 @@ pub struct FakeNode {
     pub labels: Value,
     /// Taints besides kwok's own.
     pub taints: Vec<Value>,
-    /// What it has of each resource.
+    /// What it has of each resource besides, or instead of, 32 processors, 256Gi of memory and 110 pods.
     pub resources: Value,
 }
 
@@ -42,10 +42,10 @@ pub async fn make(nodes: &[FakeNode]) -> Result<()> {
 }
 
 fn manifest(node: &FakeNode) -> Value {
-    let mut labels = json!({ "chandler-e2e": "story", "kubernetes.io/hostname": node.name });
-    for (key, value) in node.labels.as_object().into_iter().flatten() {
-        labels[key] = value.clone();
-    }
+    let usual = json!({ "chandler-e2e": "story", "kubernetes.io/hostname": node.name });
+    let labels = with(usual, &node.labels);
+    let usual = json!({ "cpu": "32", "memory": "256Gi", "pods": "110" });
+    let resources = with(usual, &node.resources);
     let mut taints = vec![json!({ "key": MARK, "value": "fake", "effect": "NoSchedule" })];
     taints.extend(node.taints.iter().cloned());
     json!({
@@ -53,6 +53,13 @@ fn manifest(node: &FakeNode) -> Value {
         "kind": "Node",
         "metadata": { "name": node.name, "annotations": { MARK: "fake" }, "labels": labels },
         "spec": { "taints": taints },
-        "status": { "allocatable": node.resources, "capacity": node.resources },
+        "status": { "allocatable": resources, "capacity": resources },
     })
+}
+
+fn with(mut usual: Value, more: &Value) -> Value {
+    for (key, value) in more.as_object().into_iter().flatten() {
+        usual[key] = value.clone();
+    }
+    usual
 }

@@ -17,6 +17,13 @@ pub const NAME: &str = "smollm2";
 /// Selects the serving pods.
 pub const SERVING: &str = "app.kubernetes.io/component=serve";
 
+/// The conditions that tell of weights that cannot be had until somebody acts.
+pub const NOT_CACHED: [(&str, &str); 3] = [
+    ("WeightsCached", "False"),
+    ("Ready", "False"),
+    ("Stalled", "True"),
+];
+
 /// A ModelDeployment that takes its weights from this repository of the hub.
 #[must_use]
 pub fn deployment(repository: &str) -> Value {

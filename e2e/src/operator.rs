@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cluster::{Cluster, POD, names};
 use crate::forward::Forward;
-use crate::images::{Image, Images};
+use crate::images::Images;
 use crate::tools::run;
 use crate::wait::{Seen, until};
 use crate::{hub_pod, namespace};
@@ -60,24 +60,26 @@ pub async fn install_with(cluster: &Cluster, values: &[String]) -> Result<()> {
 /// # Errors
 /// When an image has no registry in its name.
 pub fn values(images: &Images) -> Result<Vec<String>> {
-    let (operator, runtime) = (split(&images.operator)?, split(&images.runtime)?);
-    Ok(vec![
-        format!("image.registry={}", operator.0),
-        format!("image.repository={}", operator.1),
-        format!("image.tag={}", images.operator.tag),
-        format!("runtime.image.registry={}", runtime.0),
-        format!("runtime.image.repository={}", runtime.1),
-        format!("runtime.image.tag={}", images.runtime.tag),
-        format!("hubs.huggingface.endpoint={}", hub_pod::ENDPOINT),
-    ])
+    let (operator, runtime) = (&images.operator, &images.runtime);
+    let mut values = image_values("image", &operator.name, &operator.tag)?.to_vec();
+    values.extend(image_values("runtime.image", &runtime.name, &runtime.tag)?);
+    values.push(format!("hubs.huggingface.endpoint={}", hub_pod::ENDPOINT));
+    Ok(values)
 }
 
-/// Registry (with folder) and name.
-fn split(image: &Image) -> Result<(&str, &str)> {
-    image
-        .name
+/// Values that name an image, below this key. What of `name` stands before the last slash is its registry.
+///
+/// # Errors
+/// When the image has no registry in its name.
+pub fn image_values(key: &str, name: &str, tag: &str) -> Result<[String; 3]> {
+    let (registry, repository) = name
         .rsplit_once('/')
-        .with_context(|| format!("image {} has no registry in its name", image.name))
+        .with_context(|| format!("image {name} has no registry in its name"))?;
+    Ok([
+        format!("{key}.registry={registry}"),
+        format!("{key}.repository={repository}"),
+        format!("{key}.tag={tag}"),
+    ])
 }
 
 /// Uninstalls the chart and waits until the operator's pods are gone.

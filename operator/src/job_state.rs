@@ -188,6 +188,29 @@ mod tests {
         .unwrap()
     }
 
+    fn job_with(volume: &Value) -> Job {
+        let mut job = job(None);
+        job.spec = serde_json::from_value(
+            json!({"template": {"spec": {"containers": [], "volumes": [volume]}}}),
+        )
+        .unwrap();
+        job
+    }
+
+    /// A pod at its next try, after one that ended with these words.
+    fn retrying(created: &str, reason: &str, message: &str) -> Pod {
+        let failed = json!({"outcome": "Failed", "reason": reason, "message": message});
+        let last = json!({"terminated": {"exitCode": 1, "message": failed.to_string()}});
+        pod("1", created, &json!({"running": {}}), &last)
+    }
+
+    fn trouble(job: &Job, pods: &[Pod]) -> Trouble {
+        match read(Some(job), pods) {
+            JobState::Failing(trouble) => trouble,
+            state => panic!("{state:?}"),
+        }
+    }
+
     #[test]
     fn an_answer_counts_even_before_the_job_is_complete() {
         let done = json!({"terminated": {"exitCode": 0, "message": RESOLVED}});
@@ -212,32 +235,17 @@ mod tests {
     #[test]
     fn an_answer_that_cannot_be_read_is_told_and_not_asked_for_again() {
         let done = json!({"terminated": {"exitCode": 0, "message": "{\"outcome\":\"Other\"}"}});
-        let state = read(
-            Some(&job(Some("Complete"))),
-            &[pod("1", "01", &done, &json!({}))],
-        );
-        let JobState::Failing(trouble) = state else {
-            panic!("{state:?}")
-        };
+        let trouble = trouble(&job(Some("Complete")), &[pod("1", "01", &done, &json!({}))]);
         assert!(trouble.message.contains("Other"), "{}", trouble.message);
     }
 
     #[test]
     fn missing_credentials_are_told_with_the_secret_s_name() {
-        let mut job = job(None);
-        job.spec = serde_json::from_value(json!({"template": {"spec": {"containers": [], "volumes": [
-            {"name": "token", "secret": {"secretName": "huggingface", "items": [{"key": "token", "path": "token"}]}},
-        ]}}}))
-        .unwrap();
-        let failed = r#"{"outcome":"Failed","reason":"CredentialsMissing","message":"status 401"}"#;
-        let last = json!({"terminated": {"exitCode": 1, "message": failed}});
-        let state = read(
-            Some(&job),
-            &[pod("1", "01", &json!({"running": {}}), &last)],
+        let token = json!({"name": "token", "secret": {"secretName": "huggingface", "items": [{"key": "token", "path": "token"}]}});
+        let trouble = trouble(
+            &job_with(&token),
+            &[retrying("01", "CredentialsMissing", "status 401")],
         );
-        let JobState::Failing(trouble) = state else {
-            panic!("{state:?}")
-        };
         assert_eq!(
             trouble.message,
             "pod p01: status 401; the token is read from Secret huggingface, key token"
@@ -246,22 +254,11 @@ mod tests {
 
     #[test]
     fn a_full_volume_is_told_with_the_claim_s_name() {
-        let mut job = job(None);
-        job.spec =
-            serde_json::from_value(json!({"template": {"spec": {"containers": [], "volumes": [
-                {"name": "cache", "persistentVolumeClaim": {"claimName": "weights"}},
-            ]}}}))
-            .unwrap();
-        let failed =
-            r#"{"outcome":"Failed","reason":"StorageFull","message":"the volume is full"}"#;
-        let last = json!({"terminated": {"exitCode": 1, "message": failed}});
-        let state = read(
-            Some(&job),
-            &[pod("1", "01", &json!({"running": {}}), &last)],
+        let cache = json!({"name": "cache", "persistentVolumeClaim": {"claimName": "weights"}});
+        let trouble = trouble(
+            &job_with(&cache),
+            &[retrying("01", "StorageFull", "the volume is full")],
         );
-        let JobState::Failing(trouble) = state else {
-            panic!("{state:?}")
-        };
         assert_eq!(
             trouble.message,
             "pod p01: the volume is full; the volume is that of PersistentVolumeClaim weights"
@@ -270,23 +267,14 @@ mod tests {
 
     #[test]
     fn the_newest_pod_speaks_and_a_retry_keeps_the_last_reason() {
-        let failed = r#"{"outcome":"Failed","reason":"HubUnreachable","message":"no answer"}"#;
-        let last = json!({"terminated": {"exitCode": 1, "message": failed}});
-        let state = read(
-            Some(&job(None)),
+        let waiting = json!({"waiting": {"reason": "ImagePullBackOff"}});
+        let trouble = trouble(
+            &job(None),
             &[
-                pod(
-                    "1",
-                    "01",
-                    &json!({"waiting": {"reason": "ImagePullBackOff"}}),
-                    &json!({}),
-                ),
-                pod("1", "02", &json!({"running": {}}), &last),
+                pod("1", "01", &waiting, &json!({})),
+                retrying("02", "HubUnreachable", "no answer"),
             ],
         );
-        let JobState::Failing(trouble) = state else {
-            panic!("{state:?}")
-        };
         assert_eq!(trouble.reason, Reason::HubUnreachable);
     }
 }

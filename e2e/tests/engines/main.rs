@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use chandler_e2e::chat::{Endpoint, QUESTION};
 use chandler_e2e::cluster::{MODEL_DEPLOYMENT, SECRET};
-use chandler_e2e::model::NAME;
+use chandler_e2e::model::{self, NAME};
 use chandler_e2e::operator;
 use chandler_e2e::story::{Company, Story, story};
 use serde_json::{Value, json};
@@ -86,26 +86,17 @@ async fn ready(story: &Story, runtime: Value) -> Result<(Value, Endpoint)> {
         .map_err(anyhow::Error::msg)?;
     let keys = json!({ "metadata": { "name": "keys" }, "stringData": { "api": KEY } });
     story.apply(SECRET, keys).await?;
-    let is_guarded = runtime["engine"] == "VLLM";
-    let mut fields = json!({
-        "model": { "inline": {
-            "contextLength": 8192,
-            "abilities": ["chat"],
-            "architectures": ["LlamaForCausalLM"],
-            "variants": [{
-                "format": "pytorch",
-                "sizeInBillions": "0.135",
-                "quantizations": ["none"],
-                "sources": [{ "hub": "huggingface", "id": REPOSITORY }],
-            }],
-        } },
-        "runtime": runtime,
-    });
-    if is_guarded {
-        fields["access"] = json!({ "apiKeySecretRef": { "name": "keys", "key": "api" } });
+    let mut object = model::deployment(REPOSITORY);
+    let spec = &mut object["spec"];
+    let variant = &mut spec["model"]["inline"]["variants"][0];
+    variant["format"] = json!("pytorch");
+    variant["quantizations"] = json!(["none"]);
+    if runtime["engine"] == "VLLM" {
+        spec["access"] = json!({ "apiKeySecretRef": { "name": "keys", "key": "api" } });
     }
+    spec["runtime"] = runtime;
     let applied = Instant::now();
-    story.respec(fields).await?;
+    story.apply(MODEL_DEPLOYMENT, object).await?;
     story
         .reason(READY_WITHIN, ("Ready", "True", "AllReplicasReady"))
         .await?;
@@ -128,15 +119,9 @@ async fn install(story: &Story) -> Result<()> {
     ] {
         let image = std::env::var(variable)
             .with_context(|| format!("{variable} is not set; run `make e2e-engines`"))?;
-        let (registry, name) = image.split_once('/').context(image.clone())?;
-        let (repository, tag) = name.split_once(':').context(image.clone())?;
-        for (part, value) in [
-            ("registry", registry),
-            ("repository", repository),
-            ("tag", tag),
-        ] {
-            values.push(format!("engines.{engine}.image.{part}={value}"));
-        }
+        let (name, tag) = image.split_once(':').context(image.clone())?;
+        let key = format!("engines.{engine}.image");
+        values.extend(operator::image_values(&key, name, tag)?);
     }
     operator::install_with(&story.world.cluster, &values).await
 }

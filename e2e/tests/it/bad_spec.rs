@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chandler_e2e::cluster::{CLAIM, JOB, MODEL_CACHE, MODEL_CARD, MODEL_DEPLOYMENT, names};
-use chandler_e2e::model;
+use chandler_e2e::model::{self, NOT_CACHED};
 use chandler_e2e::story::{Company, Story, story};
 use chandler_e2e::wait::{Seen, until};
 use serde_json::{Value, json};
@@ -18,13 +18,6 @@ const ASKED_WITHIN: Duration = Duration::from_secs(90);
 /// The conditions that tell of a model that cannot be picked or run.
 const NOT_RESOLVED: [(&str, &str); 3] = [
     ("ModelResolved", "False"),
-    ("Ready", "False"),
-    ("Stalled", "True"),
-];
-
-/// The conditions that tell of weights that cannot be had.
-const NOT_CACHED: [(&str, &str); 3] = [
-    ("WeightsCached", "False"),
     ("Ready", "False"),
     ("Stalled", "True"),
 ];

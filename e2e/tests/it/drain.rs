@@ -28,8 +28,7 @@ async fn make_node(story: &Story, name: &str) -> Result<String> {
     fake_node::make(&[FakeNode {
         name: name.clone(),
         labels: json!({ POOL: story.namespace }),
-        taints: Vec::new(),
-        resources: json!({ "cpu": "32", "memory": "256Gi", "pods": "110" }),
+        ..FakeNode::default()
     }])
     .await?;
     Ok(name)

@@ -43,7 +43,7 @@ async fn nodes(story: &Story) -> Result<Vec<String>> {
                     json!({ "key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule" }),
                 ],
                 resources: json!({
-                    "cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": gpus.to_string(),
+                    "cpu": "64", "memory": "512Gi", "nvidia.com/gpu": gpus.to_string(),
                 }),
             });
             names.push(name);

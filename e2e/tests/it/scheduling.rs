@@ -253,17 +253,12 @@ fn a_claim_that_is_deleted_under_its_pods_is_told_and_filled_again_when_they_hav
 }
 
 /// A node that kwok plays, with these resources besides the usual ones.
-async fn fake_node(story: &Story, name: &str, more: Value) -> Result<String> {
+async fn fake_node(story: &Story, name: &str, resources: Value) -> Result<String> {
     let name = format!("{}-{name}", story.namespace);
-    let mut resources = json!({ "cpu": "32", "memory": "256Gi", "pods": "110" });
-    for (resource, amount) in more.as_object().into_iter().flatten() {
-        resources[resource] = amount.clone();
-    }
     fake_node::make(&[FakeNode {
         name: name.clone(),
-        labels: json!({}),
-        taints: Vec::new(),
         resources,
+        ..FakeNode::default()
     }])
     .await?;
     Ok(name)

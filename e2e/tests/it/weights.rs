@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use chandler_e2e::cluster::{MODEL_DEPLOYMENT, PERSISTENT_VOLUME, STORAGE_CLASS};
-use chandler_e2e::model;
+use chandler_e2e::model::{self, NOT_CACHED};
 use chandler_e2e::story::{Company, story};
 use chandler_e2e::volume::{self, NodeMemory};
 use serde_json::json;
@@ -48,11 +48,6 @@ fn storage_without_a_class_or_without_room_is_told_and_heals_where_it_grows() {
         let (cluster, name) = (&story.world.cluster, &story.namespace);
         cluster.delete(STORAGE_CLASS, "", name).await?;
         volume::remove(name).await?;
-        let stalled = [
-            ("WeightsCached", "False"),
-            ("Ready", "False"),
-            ("Stalled", "True"),
-        ];
         let storage = json!({ "storage": { "storageClassName": name } });
         story.deploy_with(json!({ "weights": storage })).await?;
         let texts = [
@@ -62,7 +57,7 @@ fn storage_without_a_class_or_without_room_is_told_and_heals_where_it_grows() {
             "storage.storageClassName",
         ];
         story
-            .told(TOLD_WITHIN, &stalled, "StorageClassMissing", &texts)
+            .told(TOLD_WITHIN, &NOT_CACHED, "StorageClassMissing", &texts)
             .await?;
 
         let class =
@@ -84,7 +79,7 @@ fn storage_without_a_class_or_without_room_is_told_and_heals_where_it_grows() {
             "enlarge the claim",
         ];
         story
-            .told(TOLD_WITHIN, &stalled, "StorageFull", &texts)
+            .told(TOLD_WITHIN, &NOT_CACHED, "StorageFull", &texts)
             .await?;
 
         memory.resize("300m").await?;
