@@ -161,7 +161,8 @@ func TestTheOverlayTakesEveryImageFromTheRegistry(t *testing.T) {
 	if strings.Contains(string(text), "chandler.dev/chandler-") {
 		t.Error("an image is still the one of the base")
 	}
-	for _, image := range []string{"image: registry.example.com/team/chandler-operator:", "--runtime-image=registry.example.com/team/chandler-runtime:"} {
+	for _, image := range []string{"image: registry.example.com/team/chandler-operator:", "--runtime-image=registry.example.com/team/chandler-runtime:",
+		"--runtime-cuda-image=registry.example.com/team/chandler-runtime-cuda:"} {
 		if !strings.Contains(string(text), image) {
 			t.Errorf("no %s", image)
 		}

@@ -8,7 +8,7 @@ use crate::conditions::shortened;
 /// Longest message that is taken over from a container.
 const MAX_MESSAGE: usize = 2_048;
 
-/// One answer of `resolve`, `fetch` or a failed `serve`.
+/// One answer of `resolve`, `fetch`, `verify` or a failed `serve`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome")]
 pub enum Answer {
@@ -16,6 +16,8 @@ pub enum Answer {
     Resolved(Resolved),
     /// Every file is on the volume and verified.
     Fetched(Fetched),
+    /// What lay on the volume already is whole.
+    Verified(Verified),
     /// It did not work.
     Failed(Failure),
 }
@@ -55,6 +57,18 @@ pub struct Fetched {
     pub manifest_digest: String,
 }
 
+/// What lay on the volume already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verified {
+    /// Number of files.
+    pub files: i64,
+    /// Bytes of all files.
+    pub bytes: i64,
+    /// Digest of the manifest; none where there is none and none can be written.
+    pub manifest_digest: Option<String>,
+}
+
 /// Why it did not work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -86,6 +100,9 @@ impl Answer {
                 files,
                 ..
             }) => (is_commit(commit) && bytes >= 0 && files >= 0).then_some(answer),
+            Self::Verified(Verified { bytes, files, .. }) => {
+                (bytes >= 0 && files >= 0).then_some(answer)
+            }
             Self::Failed(_) => Some(answer),
         }
     }
@@ -96,9 +113,9 @@ impl Failure {
     #[must_use]
     pub fn verdict(&self) -> (Reason, String) {
         let message = shortened(self.message.clone(), MAX_MESSAGE);
-        match Reason::from_job(&self.reason) {
+        let reason = Reason::from_job(&self.reason).or_else(|| Reason::from_serve(&self.reason));
+        match reason {
             Some(reason) => (reason, message),
-            None if self.reason == Reason::LoadFailed.as_str() => (Reason::LoadFailed, message),
             None => (Reason::CrashLooping, format!("{}: {message}", self.reason)),
         }
     }

@@ -21,9 +21,9 @@ pub use model_cache::{
 };
 pub use model_deployment::{
     Accelerator, Access, CacheReference, DeviceStatus, Dimensions, Engine, EngineOptions, Limits,
-    ModelDeployment, ModelDeploymentSpec, ModelDeploymentStatus, ModelSelection, OnFailure, Plan,
-    ResolvedModel, Rollout, RolloutPolicy, Runtime, Service, ServiceType, Startup, Upgrade,
-    Weights, WeightsStorage,
+    MemoryParts, ModelDeployment, ModelDeploymentSpec, ModelDeploymentStatus, ModelSelection,
+    OnFailure, Plan, ResolvedModel, Rollout, RolloutPolicy, Runtime, Service, ServiceType, Startup,
+    Upgrade, Weights, WeightsStorage,
 };
 pub use pod::{
     CachePod, EnvVar, LocalReference, PodOptions, PodSecurity, PullPolicy, QuantityText, Resources,

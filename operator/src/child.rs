@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, Container, EmptyDirVolumeSource, LocalObjectReference,
+    Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, LocalObjectReference,
     PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, ResourceRequirements,
     SeccompProfile, SecurityContext, Toleration, TopologySpreadConstraint, Volume, VolumeMount,
 };
@@ -33,6 +33,15 @@ pub const MODEL_CACHE: &str = "chandler.dev/model-cache";
 
 /// Label of a ModelCache that the operator made.
 pub const GENERATED: &str = "chandler.dev/generated";
+
+/// Label by which people keep a ModelCache that nobody uses.
+pub const PINNED: &str = "chandler.dev/pinned";
+
+/// Name of the port of our runtime with health, metrics and status.
+pub const MANAGEMENT_PORT_NAME: &str = "management";
+
+/// That port.
+pub const MANAGEMENT_PORT: i32 = 8081;
 
 /// Annotation with the digest of what a Job was asked.
 pub const REQUEST: &str = "chandler.dev/request";
@@ -235,6 +244,17 @@ pub fn temporary_volume() -> (Volume, VolumeMount) {
         ..Volume::default()
     };
     (volume, mount("tmp", "/tmp", false))
+}
+
+/// A port of a container.
+#[must_use]
+pub fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number,
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    }
 }
 
 /// Where a volume appears in a container.

@@ -5,11 +5,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+use jiff::SignedDuration;
 use thiserror::Error;
 
 use crate::api::{Hub, PullPolicy};
+use crate::model_cache::collection;
+use crate::quantity;
 
 /// What was typed.
 #[derive(Args, Clone, Debug)]
@@ -39,6 +43,10 @@ pub struct RunArgs {
     /// Image of the Jobs and of the serving pods.
     #[arg(long, env = "CHANDLER_RUNTIME_IMAGE", default_value = DEFAULT_RUNTIME_IMAGE, value_name = "REF")]
     pub runtime_image: String,
+
+    /// Image of serving pods with an accelerator: the same runtime with code for NVIDIA's GPUs.
+    #[arg(long, env = "CHANDLER_RUNTIME_CUDA_IMAGE", default_value = DEFAULT_RUNTIME_CUDA_IMAGE, value_name = "REF")]
+    pub runtime_cuda_image: String,
 
     /// Image of serving pods with spec.runtime.engine VLLM. Version 0.10.2 is the last one that serves Llama 3.2 Vision.
     #[arg(long, env = "CHANDLER_VLLM_IMAGE", default_value = DEFAULT_VLLM_IMAGE, value_name = "REF")]
@@ -100,6 +108,15 @@ pub struct RunArgs {
     )]
     pub fs_group: String,
 
+    /// How long a ModelCache that the operator made, and its volume, stay when nobody uses it, such as 168h; without it, for ever.
+    #[arg(long, env = "CHANDLER_CACHE_UNUSED_FOR", value_name = "DURATION")]
+    pub cache_unused_for: Option<String>,
+
+    /// What the ModelCaches of one namespace may hold together, such as 500Gi; when it is more, those that nobody uses go,
+    /// the one that was left first before the others. Without it, they stay.
+    #[arg(long, env = "CHANDLER_CACHE_NAMESPACE_QUOTA", value_name = "QUANTITY")]
+    pub cache_namespace_quota: Option<String>,
+
     /// Whether to apply the built-in ModelCards at start.
     #[arg(long, env = "CHANDLER_BUILTIN_CARDS", default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false")]
     pub builtin_cards: bool,
@@ -126,6 +143,11 @@ pub struct RunArgs {
 const DEFAULT_RUNTIME_IMAGE: &str =
     concat!("chandler.dev/chandler-runtime:", env!("CARGO_PKG_VERSION"));
 
+const DEFAULT_RUNTIME_CUDA_IMAGE: &str = concat!(
+    "chandler.dev/chandler-runtime-cuda:",
+    env!("CARGO_PKG_VERSION")
+);
+
 const DEFAULT_VLLM_IMAGE: &str = "docker.io/vllm/vllm-openai:v0.10.2";
 
 const DEFAULT_TRANSFORMERS_IMAGE: &str = "docker.io/huggingface/transformers-pytorch-gpu:5.24.0";
@@ -141,6 +163,8 @@ pub struct Config {
     pub leader_elect: bool,
     /// What every pod is built from.
     pub pods: PodDefaults,
+    /// Which caches go although nobody asked for it.
+    pub caches: collection::Policy,
     /// Whether to apply the built-in ModelCards.
     pub builtin_cards: bool,
     /// Address of the probes.
@@ -152,6 +176,8 @@ pub struct Config {
 pub struct PodDefaults {
     /// Image of the Jobs and of serving pods.
     pub image: String,
+    /// Image of serving pods with engine Chandler and an accelerator.
+    pub cuda_image: String,
     /// Image of serving pods with engine VLLM.
     pub vllm_image: String,
     /// Image of serving pods with engine Transformers.
@@ -172,6 +198,7 @@ impl Default for PodDefaults {
     fn default() -> Self {
         Self {
             image: DEFAULT_RUNTIME_IMAGE.to_owned(),
+            cuda_image: DEFAULT_RUNTIME_CUDA_IMAGE.to_owned(),
             vllm_image: DEFAULT_VLLM_IMAGE.to_owned(),
             transformers_image: DEFAULT_TRANSFORMERS_IMAGE.to_owned(),
             pull_policy: PullPolicy::IfNotPresent,
@@ -263,12 +290,25 @@ impl RunArgs {
         {
             job_env.push(("CHANDLER_CA_BUNDLE".to_owned(), ca_bundle(path)?));
         }
+        let caches = collection::Policy {
+            unused_for: self
+                .cache_unused_for
+                .filter(|time| !time.is_empty())
+                .map(|time| unused_for(&time))
+                .transpose()?,
+            namespace_quota: self
+                .cache_namespace_quota
+                .filter(|quota| !quota.is_empty())
+                .map(|quota| namespace_quota(&quota))
+                .transpose()?,
+        };
         Ok(Config {
             namespace: self.namespace,
             namespaces: namespaces(&self.namespaces)?,
             leader_elect: self.leader_elect,
             pods: PodDefaults {
                 image: self.runtime_image,
+                cuda_image: self.runtime_cuda_image,
                 vllm_image: self.vllm_image,
                 transformers_image: self.transformers_image,
                 pull_policy,
@@ -281,10 +321,37 @@ impl RunArgs {
                 job_env,
                 fs_group,
             },
+            caches,
             builtin_cards: self.builtin_cards,
             listen_probes: self.listen_probes,
         })
     }
+}
+
+fn unused_for(text: &str) -> Result<Duration, ConfigError> {
+    let parsed = text.parse::<SignedDuration>().ok();
+    parsed
+        .and_then(|time| Duration::try_from(time).ok())
+        .ok_or_else(|| {
+            bad(
+                "cache-unused-for",
+                text,
+                "use a duration such as 168h or 30m",
+            )
+        })
+}
+
+fn namespace_quota(text: &str) -> Result<i64, ConfigError> {
+    quantity::parse(text)
+        .filter(|bytes| *bytes >= 0.0)
+        .map(|bytes| bytes as i64)
+        .ok_or_else(|| {
+            bad(
+                "cache-namespace-quota",
+                text,
+                "use a quantity such as 500Gi",
+            )
+        })
 }
 
 fn namespaces(typed: &[String]) -> Result<Vec<String>, ConfigError> {
@@ -394,12 +461,16 @@ mod tests {
             "--image-pull-secret=a,b",
             "--namespaces=team-b,team-a,,team-b",
             "--https-proxy=http://proxy.test:3128",
+            "--cache-unused-for=168h",
+            "--cache-namespace-quota=1Ki",
         ])
         .unwrap();
         assert_eq!(
             config.pods.endpoints[&Hub::Huggingface],
             "http://hub.test:80"
         );
+        assert_eq!(config.caches.unused_for, Some(Duration::from_secs(604_800)));
+        assert_eq!(config.caches.namespace_quota, Some(1024));
         assert_eq!(config.pods.fs_group, None);
         assert_eq!(config.pods.pull_secrets, ["a", "b"]);
         assert_eq!(config.namespaces, ["team-a", "team-b"]);
@@ -416,6 +487,8 @@ mod tests {
     #[test]
     fn unusable_values_name_the_flag_and_what_is_possible() {
         for (flag, words) in [
+            ("--cache-unused-for=soon", "--cache-unused-for is \"soon\""),
+            ("--cache-namespace-quota=much", "use a quantity"),
             (
                 "--hub-endpoint=elsewhere=http://x",
                 "--hub-endpoint is \"elsewhere=http://x\": use HUB=URL",

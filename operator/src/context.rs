@@ -1,7 +1,6 @@
 //! What one reconcile is handed: the cluster, the watches' stores, the installation's settings, metrics.
 
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +11,6 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 
 use crate::api::{ModelCache, ModelCard, ModelDeployment};
@@ -124,19 +122,13 @@ impl Stores {
         label: &'static str,
         owner: &str,
     ) -> Vec<K> {
-        store
-            .by(&Facet::new(namespace, label, owner))
-            .iter()
-            .map(|object| (**object).clone())
-            .collect()
+        store.by(&Facet::new(namespace, label, owner))
     }
 
     /// One object of a namespace.
     #[must_use]
     pub fn get<K: Kept>(&self, store: &Store<K>, namespace: &str, name: &str) -> Option<K> {
-        store
-            .get(&ObjectRef::new(name).within(namespace))
-            .map(|object| (*object).clone())
+        store.get(&ObjectRef::new(name).within(namespace))
     }
 }
 
@@ -151,9 +143,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 impl Failures {
     /// Notes a failure and returns the pause before the next try.
     #[must_use]
-    pub fn pause<K: Kind>(&self, kind: &'static str, object: &K) -> Duration {
+    pub fn pause<K: Kind>(&self, kind: &'static str, reference: &ObjectRef<K>) -> Duration {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(key(kind, object)).or_insert(0);
+        let count = counts.entry(key(kind, reference)).or_insert(0);
         *count = count.saturating_add(1);
         FIRST_PAUSE
             .saturating_mul(2_u32.saturating_pow((*count - 1).min(16)))
@@ -162,21 +154,14 @@ impl Failures {
 
     /// Notes that it went well, or that the object is gone.
     pub fn forget<K: Kind>(&self, kind: &'static str, reference: &ObjectRef<K>) {
-        let namespace = reference.namespace.clone().unwrap_or_default();
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(&(kind, namespace, reference.name.clone()));
+            .remove(&key(kind, reference));
     }
 }
 
-fn key<K: Kind>(kind: &'static str, object: &K) -> (&'static str, String, String)
-where
-    (&'static str, String, String): Eq + Hash,
-{
-    (
-        kind,
-        object.namespace().unwrap_or_default(),
-        object.name_any(),
-    )
+fn key<K: Kind>(kind: &'static str, reference: &ObjectRef<K>) -> (&'static str, String, String) {
+    let namespace = reference.namespace.clone().unwrap_or_default();
+    (kind, namespace, reference.name.clone())
 }

@@ -14,8 +14,9 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
-use crate::api::{ModelCache, ModelCard, ModelDeployment};
+use crate::api::{ConditionType, ModelCache, ModelCard, ModelDeployment, Reason};
 use crate::child::{MODEL_CACHE, MODEL_DEPLOYMENT};
+use crate::conditions;
 use crate::kubernetes::Kind;
 use crate::model_cache::{claim_name, observe};
 use crate::model_deployment::revision::cache_of;
@@ -29,6 +30,18 @@ pub const USES_CACHE: &str = "cache";
 
 /// Pods and Deployments by a claim that they mount, and ModelCaches by the claim that holds their files.
 pub const CLAIM: &str = "claim";
+
+/// ModelCaches whose files come from a hub.
+pub const IS_HUB: &str = "hub";
+
+/// ModelDeployments by the reason of their Ready condition ([`ready_reason`]).
+pub const IS_READY: &str = "ready";
+
+/// The reason of a ModelDeployment that has no Ready condition yet.
+pub const UNREPORTED: &str = "Unreported";
+
+/// The reason of one whose condition somebody else wrote: foreign words are no label of ours.
+pub const OTHER: &str = "Other";
 
 /// What kubectl leaves on objects that it applied without the server's help: a copy of the whole object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -44,7 +57,8 @@ impl Kept for ModelDeployment {
         let card = card.map(|card| Facet::new("", NAMES_CARD, card));
         let caches =
             observe::caches_of(self).map(|cache| Facet::new(&namespace, USES_CACHE, cache));
-        card.chain(caches).collect()
+        let ready = Facet::new("", IS_READY, ready_reason(self));
+        card.chain(caches).chain([ready]).collect()
     }
 }
 
@@ -55,7 +69,10 @@ impl Kept for ModelCache {
 
     fn facets(&self) -> Vec<Facet> {
         let namespace = self.namespace().unwrap_or_default();
-        vec![Facet::new(&namespace, CLAIM, &claim_name(self))]
+        let claim = Facet::new(&namespace, CLAIM, &claim_name(self));
+        let fetched = self.spec.source.hub.as_ref();
+        let fetched = fetched.map(|_| Facet::new(&namespace, IS_HUB, ""));
+        [claim].into_iter().chain(fetched).collect()
     }
 }
 
@@ -188,6 +205,20 @@ impl Kept for Pod {
         facets.extend(claims(self, self.spec.as_ref()));
         facets
     }
+}
+
+/// Why a ModelDeployment is Ready or not.
+fn ready_reason(object: &ModelDeployment) -> &'static str {
+    let status = object.status.as_ref();
+    let ready =
+        status.and_then(|status| conditions::find(&status.conditions, ConditionType::Ready));
+    ready.map_or(UNREPORTED, |ready| {
+        Reason::ALL
+            .iter()
+            .map(|reason| reason.as_str())
+            .find(|reason| *reason == ready.reason)
+            .unwrap_or(OTHER)
+    })
 }
 
 /// Drops what no decision about any kind reads.
@@ -341,7 +372,8 @@ mod tests {
             user.facets(),
             [
                 Facet::new("", NAMES_CARD, "c"),
-                Facet::new("a", USES_CACHE, "weights-1")
+                Facet::new("a", USES_CACHE, "weights-1"),
+                Facet::new("", IS_READY, UNREPORTED),
             ]
         );
     }

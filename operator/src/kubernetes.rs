@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::core::object::HasStatus;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -32,6 +33,9 @@ const MAX_NOTE: usize = 1_024;
 /// Longest time for one write. With the time in which a leader must renew it stays below the time after which
 /// another replica takes the Lease (`election`), so a slow write never meets another leader's.
 pub const LONGEST_WRITE: Duration = Duration::from_secs(4);
+
+/// Objects of one page of a list: a bound on the memory that a list of many objects takes.
+pub const PAGE: u32 = 100;
 
 /// Longest time for one read.
 const LONGEST_READ: Duration = Duration::from_secs(10);
@@ -183,11 +187,15 @@ impl ClusterError {
 
 /// What stands in the way of a child's name.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Stranger {
     /// Kind of the object.
     pub kind: String,
     /// Its name.
     pub name: String,
+    /// Whether it belongs to a deleted object of the same kind and name as the owner: then it is about to go.
+    #[serde(default)]
+    pub is_left_over: bool,
 }
 
 impl Cluster {
@@ -257,48 +265,97 @@ impl Cluster {
             })
     }
 
-    /// Every pod that has a node and has not ended; nothing where the operator may not see all of them.
+    /// Whether the API server still has this very object, and it is to stay.
     ///
     /// # Errors
     ///
     /// When the API server does not answer.
-    pub async fn running_pods(&self) -> Result<Option<Vec<Pod>>, ClusterError> {
-        // From the API server's memory: a few seconds do not matter here.
-        let parameters = ListParams::default()
-            .fields("spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed")
-            .match_any();
-        let api = Api::<Pod>::all(self.client.clone());
-        match within(LONGEST_READ, api.list(&parameters)).await {
-            Ok(pods) => Ok(Some(pods.items)),
-            Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
-            Err(source) => Err(ClusterError::Get {
-                kind: "Pod".to_owned(),
-                name: "(all)".to_owned(),
-                source,
-            }),
-        }
-    }
-
-    /// The object that takes a child's name without being controlled by `owner_uid`.
-    ///
-    /// # Errors
-    ///
-    /// When the API server does not answer.
-    pub async fn stranger<K>(
-        &self,
-        namespace: &str,
-        name: &str,
-        owner_uid: &str,
-    ) -> Result<Option<Stranger>, ClusterError>
+    pub async fn is_there<K>(&self, object: &K) -> Result<bool, ClusterError>
     where
         K: Kind + Resource<Scope = NamespaceResourceScope>,
     {
-        let found = self.get::<K>(namespace, name).await?;
+        let namespace = object.namespace().unwrap_or_default();
+        let found = self.get::<K>(&namespace, &object.name_any()).await?;
+        Ok(found.is_some_and(|found| {
+            found.uid() == object.uid() && found.meta().deletion_timestamp.is_none()
+        }))
+    }
+
+    /// Reads a volume.
+    ///
+    /// # Errors
+    ///
+    /// When the API server does not answer; an absent one is no error.
+    pub async fn volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError> {
+        let api = Api::<PersistentVolume>::all(self.client.clone());
+        within(LONGEST_READ, api.get_opt(name))
+            .await
+            .map_err(|source| ClusterError::Get {
+                kind: "PersistentVolume".to_owned(),
+                name: name.to_owned(),
+                source,
+            })
+    }
+
+    /// Looks at every pod that has a node and has not ended, a page at a time. False where the operator may not see all of them.
+    ///
+    /// # Errors
+    ///
+    /// When the API server does not answer.
+    pub async fn each_running_pod(&self, mut look: impl FnMut(&Pod)) -> Result<bool, ClusterError> {
+        let mut parameters = ListParams::default()
+            .fields("spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed")
+            .limit(PAGE);
+        let api = Api::<Pod>::all(self.client.clone());
+        loop {
+            match within(LONGEST_READ, api.list(&parameters)).await {
+                Ok(pods) => {
+                    pods.items.iter().for_each(&mut look);
+                    match pods.metadata.continue_.filter(|next| !next.is_empty()) {
+                        Some(next) => parameters = parameters.continue_token(&next),
+                        None => return Ok(true),
+                    }
+                }
+                Err(kube::Error::Api(status)) if status.code == 403 => return Ok(false),
+                Err(source) => {
+                    return Err(ClusterError::Get {
+                        kind: "Pod".to_owned(),
+                        name: "(all)".to_owned(),
+                        source,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The object that takes the name of a child of `owner` without being controlled by it.
+    ///
+    /// # Errors
+    ///
+    /// When the API server does not answer.
+    pub async fn stranger<K, O>(
+        &self,
+        owner: &O,
+        name: &str,
+    ) -> Result<Option<Stranger>, ClusterError>
+    where
+        K: Kind + Resource<Scope = NamespaceResourceScope>,
+        O: Kind,
+    {
+        let namespace = owner.namespace().unwrap_or_default();
+        let uid = owner.uid().unwrap_or_default();
+        let found = self.get::<K>(&namespace, name).await?;
+        let is_predecessor = |other: &OwnerReference| {
+            other.controller == Some(true)
+                && other.kind == O::kind(&())
+                && other.name == owner.name_any()
+        };
         Ok(found
-            .filter(|object| !is_controlled_by(object, owner_uid))
-            .map(|_| Stranger {
+            .filter(|object| !is_controlled_by(object, &uid))
+            .map(|object| Stranger {
                 kind: K::kind(&()).into_owned(),
                 name: name.to_owned(),
+                is_left_over: object.owner_references().iter().any(is_predecessor),
             }))
     }
 
@@ -419,8 +476,9 @@ impl Cluster {
         let body = json!({
             "apiVersion": K::api_version(&()),
             "kind": kind,
-            // With the UID, so that a late write never reaches a successor of the same name.
-            "metadata": { "name": name, "uid": object.uid() },
+            // With the version, so that a late write reaches neither a changed object nor a successor of the same name.
+            // A UID would not do: the API server passes over another one here.
+            "metadata": { "name": name, "resourceVersion": object.resource_version() },
             "status": status,
         });
         let parameters = PatchParams::apply(MANAGER).force();
@@ -432,8 +490,7 @@ impl Cluster {
             Ok(written) => K::store(&self.stores).wrote(&written),
             // It was deleted meanwhile: there is nobody left to tell.
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-            // A conflict may mean another object of the same name, or only many writers at once.
-            // The next try tells them apart: it works on what is there then.
+            // A conflict means that it was changed or made anew meanwhile: the next try works on what is there then.
             Err(source) => return Err(ClusterError::Status { kind, name, source }),
         }
         let reference = object.object_ref(&());

@@ -4,6 +4,7 @@
 //! A cache belongs to nobody and is used by many; the one that the operator made goes with its last user, if it says so.
 
 pub mod build;
+pub mod collection;
 pub mod observe;
 pub mod progress;
 pub mod status;
@@ -12,12 +13,13 @@ pub mod validate;
 use std::time::Duration;
 
 use kube::ResourceExt;
-use kube::runtime::controller::Action;
 
 use crate::api::{ConditionType, ModelCache, ReclaimPolicy};
 use crate::child::{GENERATED, is_managed};
 use crate::context::Context;
 use crate::kubernetes::ClusterError;
+use crate::workers::Reconcile;
+use collection::Fate;
 use observe::Observed;
 use progress::Progress;
 use status::Outcome;
@@ -31,6 +33,12 @@ const FIRST_USER: Duration = Duration::from_secs(120);
 
 /// How often a claim that no watch shows is looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
+/// The same once its files are in use: it cannot go while pods have it open.
+const LOOK_AGAIN_AT_USED: Duration = Duration::from_secs(300);
+
+/// How often a pod that fetches is asked how far it is.
+const LOOK_AT_FETCH: Duration = Duration::from_secs(5);
 
 /// Name of the claim that holds, or is to hold, the files.
 #[must_use]
@@ -46,20 +54,32 @@ pub fn claim_name(object: &ModelCache) -> String {
     given.unwrap_or_else(|| object.name_any())
 }
 
-/// One reconcile.
-///
-/// # Errors
-///
-/// When the API server refuses or does not answer.
-pub async fn reconcile(object: &ModelCache, ctx: &Context) -> Result<Action, ClusterError> {
+impl Reconcile for ModelCache {
+    const KIND: &'static str = KIND;
+
+    async fn reconcile(&self, ctx: &Context) -> Result<Option<Duration>, ClusterError> {
+        reconcile(self, ctx).await
+    }
+}
+
+async fn reconcile(object: &ModelCache, ctx: &Context) -> Result<Option<Duration>, ClusterError> {
     if object.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change());
+        return Ok(None);
     }
     let observed = observe::observe(object, ctx).await?;
     if is_forgotten(object, &observed, ctx) {
         ctx.cluster.delete(object).await?;
-        return Ok(Action::await_change());
+        return Ok(None);
     }
+    let fate = collection::fate(object, &observed.holdings, ctx.config.caches, ctx.now());
+    let look_again = match fate {
+        Fate::Goes(why) if observed.users.is_empty() => {
+            collect(object, &observed, &why, ctx).await?;
+            return Ok(None);
+        }
+        Fate::Goes(_) => None,
+        Fate::Stays(look_again) => look_again,
+    };
     let outcome = converge(object, &observed, ctx).await?;
     let new = status::status(object, &outcome, &observed, ctx.now());
     let old = object
@@ -73,7 +93,27 @@ pub async fn reconcile(object: &ModelCache, ctx: &Context) -> Result<Action, Clu
         &[ConditionType::Resolved, ConditionType::Ready],
     );
     ctx.cluster.report(object, &new, &transitions).await?;
-    Ok(next(object, &outcome, &observed))
+    let next = next(object, &outcome, &observed);
+    Ok(next.into_iter().chain(look_again).min())
+}
+
+/// Lets a cache go with its volume, as if that were its policy.
+async fn collect(
+    object: &ModelCache,
+    observed: &Observed,
+    why: &str,
+    ctx: &Context,
+) -> Result<(), ClusterError> {
+    let mut leaving = object.clone();
+    leaving.spec.reclaim_policy = ReclaimPolicy::Delete;
+    converge(&leaving, observed, ctx).await?;
+    tracing::info!(
+        name = object.name_any(),
+        namespace = object.namespace(),
+        why,
+        "collected"
+    );
+    ctx.cluster.delete(object).await
 }
 
 async fn converge(
@@ -157,23 +197,24 @@ pub fn is_generated(object: &ModelCache) -> bool {
 }
 
 /// What wakes the object next, besides the watches.
-fn next(object: &ModelCache, outcome: &Outcome, observed: &Observed) -> Action {
-    let waits_for_foreign_claim = match outcome {
-        Outcome::Invalid(_) | Outcome::Reached(_, Progress::Blocked { .. }) => true,
-        // A claim without our label is in no watch, and may go.
-        Outcome::Reached(..) => observed
-            .claim
-            .as_ref()
-            .is_some_and(|claim| !is_managed(claim)),
-    };
+fn next(object: &ModelCache, outcome: &Outcome, observed: &Observed) -> Option<Duration> {
+    // A claim without our label is in no watch, and may come or go.
+    let is_foreign = observed
+        .claim
+        .as_ref()
+        .is_some_and(|claim| !is_managed(claim));
+    let is_fetching = observed.pods.iter().any(observe::is_fetching);
     let may_be_forgotten = is_generated(object)
         && object.spec.reclaim_policy == ReclaimPolicy::Delete
         && observed.users.is_empty();
-    if waits_for_foreign_claim {
-        Action::requeue(LOOK_AGAIN)
-    } else if may_be_forgotten {
-        Action::requeue(FIRST_USER)
-    } else {
-        Action::await_change()
+    match outcome {
+        Outcome::Invalid(_) | Outcome::Reached(_, Progress::Blocked { .. }) => Some(LOOK_AGAIN),
+        _ if is_fetching => Some(LOOK_AT_FETCH),
+        Outcome::Reached(_, Progress::Given(_) | Progress::Fetched(..)) if is_foreign => {
+            Some(LOOK_AGAIN_AT_USED)
+        }
+        _ if is_foreign => Some(LOOK_AGAIN),
+        _ if may_be_forgotten => Some(FIRST_USER),
+        _ => None,
     }
 }

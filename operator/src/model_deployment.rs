@@ -1,6 +1,7 @@
 //! Driver of ModelDeployments: what one reconcile does, in one direction.
 //!
 //! observe → decide (validate → progress → revision → rollout → build) → apply → status → report.
+//! The nodes are many, so they are observed only where a decision weighs them, and it is made again with them.
 
 pub mod build;
 pub mod decide;
@@ -21,7 +22,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::runtime::controller::Action;
 
 use crate::api::{ConditionType, ModelDeployment, ModelDeploymentStatus, Reason, SecretKey};
 use crate::conditions;
@@ -32,6 +32,7 @@ use crate::model_cache::validate::Violation;
 use crate::model_status::is_waiting;
 use crate::pod_health;
 use crate::store::Facet;
+use crate::workers::Reconcile;
 use build::engine;
 use decide::Decision;
 use observe::Observed;
@@ -49,14 +50,20 @@ const ASK_SECONDS: i64 = 60;
 /// How often a name that a stranger has is tried again: no watch shows strangers.
 const LOOK_FOR_STRANGERS: Duration = Duration::from_secs(15);
 
-/// One reconcile.
-///
-/// # Errors
-///
-/// When the API server does not answer.
-pub async fn reconcile(object: &ModelDeployment, ctx: &Context) -> Result<Action, ClusterError> {
+impl Reconcile for ModelDeployment {
+    const KIND: &'static str = KIND;
+
+    async fn reconcile(&self, ctx: &Context) -> Result<Option<Duration>, ClusterError> {
+        reconcile(self, ctx).await
+    }
+}
+
+async fn reconcile(
+    object: &ModelDeployment,
+    ctx: &Context,
+) -> Result<Option<Duration>, ClusterError> {
     if object.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change());
+        return Ok(None);
     }
     let now = ctx.now();
     let mut observed = observe::observe(object, ctx).await?;
@@ -67,6 +74,15 @@ pub async fn reconcile(object: &ModelDeployment, ctx: &Context) -> Result<Action
     };
     let defaults = &ctx.config.pods;
     let mut decision = decide::decide(object, &mut observed, defaults, now, &find_cache);
+    if decision.weighs_nodes {
+        observed.nodes = Some(observe::nodes(ctx).await?);
+        if let Some(serving) = &decision.serving {
+            let namespace = object.namespace().unwrap_or_default();
+            let claim = &serving.record.weights.claim;
+            observed.volume = observe::volume(&namespace, claim, ctx).await?;
+        }
+        decision = decide::decide(object, &mut observed, defaults, now, &find_cache);
+    }
     let objects = std::mem::take(&mut decision.objects);
     let refused = match apply(object, objects, &mut observed, ctx).await {
         Ok(Some(violation)) => {
@@ -210,6 +226,8 @@ async fn apply(
                     &live.name_any(),
                 )));
             }
+            // What is known may be older than the user's deletion, and nothing takes a cache away with its first user.
+            None if !ctx.cluster.is_there(object).await? => return Ok(None),
             live => {
                 let live = live.clone();
                 observed.cache = Some(ctx.cluster.apply(cache, live.as_ref()).await?);
@@ -245,9 +263,10 @@ fn next(
     refused: bool,
     observed: &Observed,
     status: &ModelDeploymentStatus,
-) -> Action {
-    let stranger =
-        matches!(&decision.model, Err(violation) if violation.reason == Reason::NameConflict);
+) -> Option<Duration> {
+    // A cache of that name is found while the objects are applied.
+    let is_taken = matches!(&decision.model, Err(violation) if violation.reason == Reason::NameConflict)
+        || !observed.strangers.is_empty();
     let serving = decision.serving.as_ref();
     let pods = serving.map_or_else(Vec::new, |serving| {
         rollout::pods_of(observed, serving.template_digest())
@@ -257,10 +276,9 @@ fn next(
         && (pods.iter().any(|pod| is_waiting(pod))
             || (status.device.is_none() && !observed.saying.is_empty())))
     .then_some(LOOK_AT_PODS);
-    let strangers = (stranger || refused).then_some(LOOK_FOR_STRANGERS);
-    let soonest = [looks, strangers, decision.due()]
+    let strangers = (is_taken || refused).then_some(LOOK_FOR_STRANGERS);
+    [looks, strangers, decision.due()]
         .into_iter()
         .flatten()
-        .min();
-    soonest.map_or_else(Action::await_change, Action::requeue)
+        .min()
 }

@@ -1,4 +1,5 @@
-//! Reads `/status` of serving pods: how far one has come that is not ready yet, and once what a ready one computes on.
+//! Reads `/status` of pods: how far a serving one has come that is not ready yet, and once what a ready one computes on;
+//! and how far a fetching one is.
 //!
 //! Bounded: a short answer within two seconds, a few pods at a time. What cannot be read blocks nothing.
 
@@ -8,8 +9,10 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::child::MANAGEMENT_PORT;
 use crate::pod_health;
 
 /// Longest wait for an answer.
@@ -21,9 +24,6 @@ const MAX_ANSWER: usize = 16 * 1024;
 /// Pods that are asked in one reconcile: enough to see what is going on, and never a storm.
 const MAX_PODS: usize = 4;
 
-/// Port of a pod's management routes.
-const PORT: u16 = 8081;
-
 /// What a serving pod says about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -33,6 +33,9 @@ pub struct ModelStatus {
     /// What it computes on: `cpu` or `cuda`.
     #[serde(default)]
     pub device: Option<String>,
+    /// Why it does not compute on the device that it was told.
+    #[serde(default)]
+    pub device_obstacle: Option<String>,
     /// Type of the weights in memory.
     #[serde(default)]
     pub dtype: Option<String>,
@@ -57,13 +60,26 @@ pub struct Phases {
     pub warm_seconds: Option<f64>,
 }
 
-/// Why a model could not be loaded.
+/// Why a model could not be loaded, or is answered no more.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatusError {
     /// One word.
     pub reason: String,
     /// The same for a person.
     pub message: String,
+}
+
+/// What a fetching pod says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FetchStatus {
+    /// Bytes that are on the volume.
+    pub bytes_fetched: i64,
+    /// Bytes of all files, where the hub tells.
+    #[serde(default)]
+    pub bytes_total: Option<i64>,
+    /// Bytes a second that come from the hub now.
+    pub bytes_per_second: i64,
 }
 
 /// An HTTP client for pods.
@@ -100,13 +116,18 @@ impl StatusReader {
             .await
     }
 
-    async fn ask(&self, address: &str) -> Option<ModelStatus> {
+    /// How far a fetching pod is; nothing where it does not answer.
+    pub async fn read_fetch(&self, pod: &Pod) -> Option<FetchStatus> {
+        self.ask(pod.status.as_ref()?.pod_ip.as_ref()?).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, address: &str) -> Option<T> {
         let host = if address.contains(':') {
             format!("[{address}]")
         } else {
             address.to_owned()
         };
-        let url = format!("http://{host}:{PORT}/status");
+        let url = format!("http://{host}:{MANAGEMENT_PORT}/status");
         let mut response = self.0.get(url).send().await.ok()?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.ok()? {
@@ -122,10 +143,13 @@ impl StatusReader {
 /// Whether a pod runs and is not ready.
 #[must_use]
 pub fn is_waiting(pod: &Pod) -> bool {
-    let running = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref())
-        == Some("Running");
-    running && !pod_health::is_ready(pod) && !pod_health::is_leaving(pod)
+    is_running(pod) && !pod_health::is_ready(pod)
+}
+
+/// Whether a pod runs and stays.
+#[must_use]
+pub fn is_running(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|status| status.phase.as_deref());
+    phase == Some("Running") && !pod_health::is_leaving(pod)
 }

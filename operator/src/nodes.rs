@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration,
+    Node, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, Pod, PodSpec, Taint,
+    Toleration,
 };
 use kube::ResourceExt;
 use serde::Deserialize;
@@ -51,7 +52,7 @@ pub struct NodeFacts {
 impl NodeFacts {
     /// Reads a node.
     #[must_use]
-    pub fn read(node: &Node, usage: Option<&BTreeMap<String, Amounts>>) -> Self {
+    pub fn read(node: &Node, used: Option<&Used>) -> Self {
         let spec = node.spec.clone().unwrap_or_default();
         let status = node.status.clone().unwrap_or_default();
         let ready = status
@@ -69,7 +70,7 @@ impl NodeFacts {
                 .iter()
                 .filter_map(|(name, amount)| Some((name.clone(), quantity::parse(&amount.0)?)))
                 .collect(),
-            used: usage.map(|usage| usage.get(&node.name_any()).cloned().unwrap_or_default()),
+            used: used.map(|used| used.of(&node.name_any())),
         }
     }
 
@@ -94,14 +95,29 @@ impl NodeFacts {
                 node.required_during_scheduling_ignored_during_execution
                     .as_ref()
             })
-            .map(|required| &required.node_selector_terms);
+            .map(|required| required.node_selector_terms.as_slice());
         let tolerations = pod.tolerations.as_deref().unwrap_or_default();
         selected.all(|holds| holds)
-            && terms.is_none_or(|terms| terms.iter().any(|term| self.satisfies(term)))
+            && terms.is_none_or(|terms| self.satisfies_one_of(terms))
             && self
                 .taints
                 .iter()
                 .all(|taint| tolerated(taint, tolerations))
+    }
+
+    /// Whether a pod on this node could use the volume.
+    #[must_use]
+    pub fn reaches(&self, volume: &PersistentVolume) -> bool {
+        let affinity = volume
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.node_affinity.as_ref())
+            .and_then(|affinity| affinity.required.as_ref());
+        affinity.is_none_or(|required| self.satisfies_one_of(&required.node_selector_terms))
+    }
+
+    fn satisfies_one_of(&self, terms: &[NodeSelectorTerm]) -> bool {
+        terms.iter().any(|term| self.satisfies(term))
     }
 
     fn satisfies(&self, term: &NodeSelectorTerm) -> bool {
@@ -274,29 +290,34 @@ fn asked(
         .filter_map(|(name, amount)| Some((name.clone(), quantity::parse(&amount.0)?)))
 }
 
-/// What all pods use, by node.
-#[must_use]
-pub fn usage(pods: &[Pod]) -> BTreeMap<String, Amounts> {
-    let mut nodes: BTreeMap<String, Amounts> = BTreeMap::new();
-    for pod in pods {
-        let Some(spec) = &pod.spec else { continue };
-        let Some(node) = &spec.node_name else {
-            continue;
-        };
-        let used = nodes.entry(node.clone()).or_default();
+/// What pods use, by node.
+#[derive(Debug, Default)]
+pub struct Used(BTreeMap<String, Amounts>);
+
+impl Used {
+    /// Counts one more pod, if it has a node.
+    pub fn add(&mut self, pod: &Pod) {
+        let Some(spec) = &pod.spec else { return };
+        let Some(node) = &spec.node_name else { return };
+        let used = self.0.entry(node.clone()).or_default();
         for (name, amount) in requests(spec) {
             *used.entry(name).or_default() += amount;
         }
         *used.entry("pods".to_owned()).or_default() += 1.0;
     }
-    nodes
+
+    /// What pods use of a node.
+    #[must_use]
+    pub fn of(&self, node: &str) -> Amounts {
+        self.0.get(node).cloned().unwrap_or_default()
+    }
 }
 
 /// How old an answer may be: plans inform, and rollouts correct themselves when it was wrong.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// What all pods use, by node; nothing where the operator may not see all of them.
-pub type Usage = Option<Arc<BTreeMap<String, Amounts>>>;
+pub type Usage = Option<Arc<Used>>;
 
 /// What all pods of the cluster use, asked for at most every few seconds and only while something is being placed.
 #[derive(Default)]
@@ -315,8 +336,9 @@ impl UsageReader {
         {
             return Ok(usage.clone());
         }
-        let pods = cluster.running_pods().await?;
-        let usage = pods.map(|pods| Arc::new(usage(&pods)));
+        let mut used = Used::default();
+        let sees_all = cluster.each_running_pod(|pod| used.add(pod)).await?;
+        let usage = sees_all.then(|| Arc::new(used));
         *kept = Some((Instant::now(), usage.clone()));
         Ok(usage)
     }
@@ -410,7 +432,9 @@ mod tests {
             ("pods".to_owned(), 10.0),
         ]
         .into();
-        facts.used = usage(&pods).remove("n");
+        let mut used = Used::default();
+        pods.iter().for_each(|pod| used.add(pod));
+        facts.used = Some(used.of("n"));
         assert_eq!(
             (
                 facts.free("cpu"),

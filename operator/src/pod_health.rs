@@ -295,6 +295,7 @@ mod tests {
         let waiting = |reason: &str| json!({"waiting": {"reason": reason, "message": "m"}});
         let ended = |reason: &str, code: i32, message: &str| json!({"terminated": {"reason": reason, "exitCode": code, "message": message}});
         let load = r#"{"outcome":"Failed","reason":"LoadFailed","message":"x.gguf is cut off"}"#;
+        let lost = r#"{"outcome":"Failed","reason":"DeviceLost","message":"Xid 79"}"#;
         for (state, last, reason, words) in [
             (
                 waiting("ImagePullBackOff"),
@@ -325,6 +326,12 @@ mod tests {
                 json!({}),
                 Reason::LoadFailed,
                 "x.gguf",
+            ),
+            (
+                json!({"running": {}}),
+                ended("Error", 1, lost),
+                Reason::DeviceLost,
+                "Xid 79",
             ),
         ] {
             let found = trouble(&pod(&container(&state, &last))).unwrap();

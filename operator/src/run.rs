@@ -1,41 +1,28 @@
 //! `chandler-operator run`: client, watches, controllers, probes, shutdown.
 
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::{FutureExt as _, StreamExt as _, future};
-use kube::api::DynamicObject;
-use kube::runtime::controller::{
-    Action, Config as ControllerConfig, Error as ControllerError, applier,
-};
-use kube::runtime::reflector::ObjectRef;
-use kube::{Client, ResourceExt};
+use futures::future;
+use kube::Client;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
 use crate::api::ModelCard;
+use crate::cards;
 use crate::config::Config;
-use crate::context::{Context, Failures, Stored, Stores};
+use crate::context::{Context, Failures, Stores};
 use crate::election::Election;
-use crate::kubernetes::{Cluster, ClusterError, Kind, Parts};
+use crate::kubernetes::{Cluster, Parts};
 use crate::lease::{self, Leadership, Lost};
 use crate::model_status::StatusReader;
 use crate::nodes::UsageReader;
 use crate::probes::{self, Probes};
-use crate::queue::Queue;
-use crate::telemetry::{Live, Metrics, waited_for};
+use crate::telemetry::{Live, Metrics, chain};
 use crate::watches::{self, Queues, Watched, Watches};
-use crate::{cards, model_cache, model_deployment};
-
-/// Reconciles of one kind at a time: a bound on requests to the API server and on memory.
-const CONCURRENCY: u16 = 16;
-
-/// Changes of one object within this time are looked at once.
-const DEBOUNCE: Duration = Duration::from_millis(50);
+use crate::workers::work;
 
 /// Pause before the cards are tried again.
 const CARDS_PAUSE: Duration = Duration::from_secs(5);
@@ -254,143 +241,7 @@ async fn control(
         () = wait(stopped.clone()) => return,
     }
     tokio::join!(
-        controller(
-            model_deployment::KIND,
-            queues.deployments,
-            ctx.clone(),
-            stopped.clone(),
-            |object, ctx| {
-                async move { model_deployment::reconcile(&object, &ctx).await }.boxed()
-            }
-        ),
-        controller(
-            model_cache::KIND,
-            queues.caches,
-            ctx.clone(),
-            stopped,
-            |object, ctx| { async move { model_cache::reconcile(&object, &ctx).await }.boxed() }
-        ),
+        work(queues.deployments, ctx.clone(), wait(stopped.clone())),
+        work(queues.caches, ctx, wait(stopped)),
     );
-}
-
-type Reconciling = Pin<Box<dyn Future<Output = Result<Action, ClusterError>> + Send>>;
-
-async fn controller<K: Stored>(
-    kind: &'static str,
-    queue: Queue<K>,
-    ctx: Arc<Context>,
-    stopped: watch::Receiver<bool>,
-    reconcile: fn(Arc<K>, Arc<Context>) -> Reconciling,
-) {
-    let store = K::store(&ctx.stores).clone();
-    let all = store.state();
-    queue.open(all.iter().map(|object| ObjectRef::from_obj(&**object)));
-    let requests = queue
-        .stream()
-        .take_until(wait(stopped))
-        .map(Ok::<_, Infallible>);
-    let config = ControllerConfig::default()
-        .concurrency(CONCURRENCY)
-        .debounce(DEBOUNCE);
-    let (started, context) = (queue.clone(), ctx.clone());
-    applier(
-        move |object: Arc<K>, ctx: Arc<Context>| {
-            measured(kind, object, started.clone(), ctx, reconcile).boxed()
-        },
-        move |object, error: &ClusterError, ctx| failed(kind, &*object, error, &ctx),
-        ctx,
-        store.reader(),
-        requests,
-        config,
-    )
-    .for_each(|result| {
-        match result {
-            // A failure is told where it happened.
-            Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
-            Err(ControllerError::ObjectNotFound(reference)) => {
-                let reference = here(&reference);
-                queue.gone(&reference);
-                context.failures.forget(kind, &reference);
-                // It came back while this was found out, and its event met a line that seemed to hold it.
-                if store.get(&reference).is_some() {
-                    queue.wake(reference);
-                }
-            }
-            Err(error) => tracing::warn!(kind, %error, "the controller stumbled"),
-        }
-        future::ready(())
-    })
-    .await;
-}
-
-/// The reference to an object of this kind, by name.
-fn here<K: Kind>(reference: &ObjectRef<DynamicObject>) -> ObjectRef<K> {
-    let name = ObjectRef::new(&reference.name);
-    match &reference.namespace {
-        Some(namespace) => name.within(namespace),
-        None => name,
-    }
-}
-
-async fn measured<K: Stored>(
-    kind: &'static str,
-    object: Arc<K>,
-    queue: Queue<K>,
-    ctx: Arc<Context>,
-    reconcile: fn(Arc<K>, Arc<Context>) -> Reconciling,
-) -> Result<Action, ClusterError> {
-    let start = Instant::now();
-    let reference = ObjectRef::from_obj(&*object);
-    let since = queue.started(&reference);
-    // Read again after the line was left: whatever wakes the object from here on comes to a reconcile of its own.
-    let Some(object) = K::store(&ctx.stores).get(&reference) else {
-        return Ok(Action::await_change());
-    };
-    let result = waited_for(kind, since, reconcile(object.clone(), ctx.clone())).await;
-    let seconds = start.elapsed().as_secs_f64();
-    match &result {
-        Ok(_) => {
-            ctx.failures.forget(kind, &reference);
-            ctx.metrics.reconciled(kind, seconds);
-            tracing::debug!(
-                kind,
-                name = object.name_any(),
-                namespace = object.namespace(),
-                seconds,
-                "reconciled"
-            );
-        }
-        Err(error) => {
-            ctx.metrics.failed(kind, error.reason(), seconds);
-            if let Some(since) = since {
-                queue.failed(reference, since);
-            }
-        }
-    }
-    result
-}
-
-fn failed<K: Kind>(kind: &'static str, object: &K, error: &ClusterError, ctx: &Context) -> Action {
-    let pause = ctx.failures.pause(kind, object);
-    tracing::warn!(
-        kind,
-        name = object.name_any(),
-        namespace = object.namespace(),
-        error = chain(error),
-        retry_seconds = pause.as_secs_f64(),
-        "a reconcile failed"
-    );
-    Action::requeue(pause)
-}
-
-/// An error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -1,8 +1,6 @@
 //! Logs as JSON lines, and the metrics of the operator.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Instant;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -15,13 +13,15 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
 
-use crate::api::{ConditionType, ModelDeployment, Reason};
+use crate::api::{ModelDeployment, Reason};
+use crate::kept::{IS_READY, OTHER, UNREPORTED};
 use crate::lease::Leadership;
-use crate::store::Store;
+use crate::store::{Facet, Store};
 use crate::watches::Queues;
-use crate::{conditions, model_cache, model_deployment};
+use crate::{model_cache, model_deployment};
 
 /// Starts writing log lines to standard error.
 ///
@@ -39,6 +39,19 @@ pub fn start_logs(filter: &str) -> Result<(), tracing_subscriber::filter::ParseE
         .with_env_filter(filter)
         .init();
     Ok(())
+}
+
+/// An error with all its causes.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 tokio::task_local! {
@@ -260,25 +273,14 @@ impl Collector for Live {
     }
 }
 
-/// How many ModelDeployments there are for each reason of Ready.
-fn by_reason(deployments: &Store<ModelDeployment>) -> BTreeMap<&'static str, i64> {
-    let mut counts = BTreeMap::new();
-    for object in deployments.state() {
-        let status = object.status.as_ref();
-        let ready =
-            status.and_then(|status| conditions::find(&status.conditions, ConditionType::Ready));
-        let reason = match ready {
-            None => "Unreported",
-            // Whatever else somebody writes into a status is no label of ours.
-            Some(ready) => Reason::ALL
-                .iter()
-                .map(|reason| reason.as_str())
-                .find(|reason| *reason == ready.reason)
-                .unwrap_or("Other"),
-        };
-        *counts.entry(reason).or_insert(0) += 1;
-    }
-    counts
+/// How many ModelDeployments there are for each reason of Ready; reasons that nobody has are left out.
+fn by_reason(deployments: &Store<ModelDeployment>) -> impl Iterator<Item = (&'static str, i64)> {
+    let ours = Reason::ALL.iter().map(|reason| reason.as_str());
+    ours.chain([UNREPORTED, OTHER]).filter_map(|reason| {
+        let count = deployments.count(&Facet::new("", IS_READY, reason));
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        (count > 0).then_some((reason, count))
+    })
 }
 
 #[cfg(test)]
@@ -323,7 +325,7 @@ mod tests {
             .unwrap();
             deployments.seen("", &object);
         }
-        queues.deployments.open([ObjectRef::new("a")].into_iter());
+        queues.deployments.open([ObjectRef::new("a")]);
         let text = metrics.text();
         for line in [
             "chandler_operator_leader 1",

@@ -1,7 +1,8 @@
 //! One watch for each kind and namespace, shared by both controllers: it fills a store and says which objects to look at again.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
@@ -18,18 +19,17 @@ use kube::{Api, Client, Resource, ResourceExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::api::{ModelCache, ModelCard, ModelDeployment};
+use crate::api::{ModelCache, ModelCacheStatus, ModelCard, ModelDeployment};
 use crate::child::{MANAGED_BY, MANAGER, MODEL_CACHE, MODEL_DEPLOYMENT};
 use crate::context::{Stored, Stores};
+use crate::digest;
 use crate::kept::{NAMES_CARD, USES_CACHE};
-use crate::kubernetes::Kind;
+use crate::kubernetes::{Kind, PAGE};
+use crate::model_cache::observe::caches_of;
 use crate::model_deployment::revision::cache_of;
 use crate::queue::Queue;
-use crate::store::{Facet, Listed, Listing, Store};
+use crate::store::{Facet, Listed, Listing, Sight, Store};
 use crate::telemetry::Metrics;
-
-/// Objects of one page of a list: a bound on the memory that a list of many objects takes.
-const PAGE: u32 = 500;
 
 /// The scope of a watch over all namespaces.
 const EVERYWHERE: &str = "";
@@ -88,68 +88,79 @@ pub fn start(to: Watched<'_>) -> Watches {
     let ours = all.clone().labels(&format!("{MANAGED_BY}={MANAGER}"));
 
     let users = stores.deployments.clone();
-    starter.watch_everywhere(&all, move |card: &ModelCard| {
-        refs(&users, &Facet::new("", NAMES_CARD, &card.name_any()))
+    starter.watch_everywhere(&all, move |card: &ModelCard, _| Concerned {
+        deployments: users.names_by(&Facet::new("", NAMES_CARD, &card.name_any())),
+        ..Concerned::default()
     });
     let users = stores.deployments.clone();
-    starter.watch(&all, move |cache: &ModelCache| {
-        let space = cache.namespace().unwrap_or_default();
-        let mut concerned = refs(&users, &Facet::new(&space, USES_CACHE, &cache.name_any()));
-        concerned.caches.push(ObjectRef::from_obj(cache));
+    let shown = Arc::new(Shown::default());
+    starter.watch(&all, move |cache: &ModelCache, sight| {
+        let mut concerned = Concerned::default();
+        if sight != Sight::Own {
+            concerned.caches.push(ObjectRef::from_obj(cache));
+        }
+        let said = (sight != Sight::Gone).then(|| said_to_users(cache));
+        if shown.replace(cache, said.clone()) != said {
+            let space = cache.namespace().unwrap_or_default();
+            let facet = Facet::new(&space, USES_CACHE, &cache.name_any());
+            concerned.deployments = users.names_by(&facet);
+        }
         concerned
     });
-    starter.watch(&all, |user: &ModelDeployment| {
-        let space = user.namespace().unwrap_or_default();
-        Concerned {
-            deployments: vec![ObjectRef::from_obj(user)],
-            caches: crate::model_cache::observe::caches_of(user)
-                .map(|name| ObjectRef::new(name).within(&space))
-                .collect(),
+    let shown = Arc::new(Shown::default());
+    starter.watch(&all, move |user: &ModelDeployment, sight| {
+        let is_leaving = sight == Sight::Gone || user.metadata.deletion_timestamp.is_some();
+        let used = (!is_leaving).then(|| caches_of(user).map(str::to_owned).collect::<Box<[_]>>());
+        let before = shown.replace(user, used.clone());
+        let mut concerned = Concerned::default();
+        // What a cache told before it was known whose it is has woken nobody.
+        if sight != Sight::Own || before != used {
+            concerned.deployments.push(ObjectRef::from_obj(user));
         }
+        // A cache looks at its users when one comes or goes.
+        if before != used {
+            let names = before.iter().chain(&used).flatten();
+            concerned.caches = names.map(|name| beside(user, name)).collect();
+        }
+        concerned
     });
     starter.watch(&ours, family::<Job>);
     let caches = stores.caches.clone();
-    starter.watch(&ours, move |pod: &Pod| {
-        let mut concerned = family(pod);
+    starter.watch(&ours, move |pod: &Pod, sight| {
+        let mut concerned = family(pod, sight);
         // A leaving pod may have been the last user of a claim.
         if pod.metadata.deletion_timestamp.is_some() {
             let claims = crate::kept::claims(pod, pod.spec.as_ref());
-            let held = claims.iter().flat_map(|claim| caches.by(claim));
-            concerned
-                .caches
-                .extend(held.map(|cache| ObjectRef::from_obj(&*cache)));
+            let held = claims.iter().flat_map(|claim| caches.names_by(claim));
+            concerned.caches.extend(held);
         }
         concerned
     });
-    starter.watch(&ours, family::<Deployment>);
-    starter.watch(&ours, family::<Service>);
-    starter.watch(&ours, |kept: &ControllerRevision| {
-        let mut concerned = family(kept);
+    starter.watch(&ours, unless_own::<Deployment>);
+    starter.watch(&ours, unless_own::<Service>);
+    starter.watch(&ours, |kept: &ControllerRevision, sight| {
+        let mut concerned = family(kept, sight);
         // With a revision goes a use of its cache.
-        let space = kept.namespace().unwrap_or_default();
-        let cache = cache_of(kept).map(|name| ObjectRef::new(name).within(&space));
+        let cache = cache_of(kept).map(|name| beside(kept, name));
         concerned.caches.extend(cache);
         concerned
     });
-    starter.watch(&ours, family::<PodDisruptionBudget>);
+    starter.watch(&ours, unless_own::<PodDisruptionBudget>);
     starter.watch(&ours, family::<PersistentVolumeClaim>);
     // Nodes inform a plan that is made for another reason; the scheduler says in the pods when one has come.
-    starter.watch_everywhere(&all, |_: &Node| Concerned::default());
-    starter.watch_everywhere(&all, |_: &RuntimeClass| Concerned::default());
-    let waiting = stores.caches.clone();
-    starter.watch_everywhere(&all, move |_: &StorageClass| Concerned {
-        caches: waiting
-            .state()
-            .iter()
-            .filter(|cache| {
-                cache
-                    .status
-                    .as_ref()
-                    .is_none_or(|status| status.manifest_digest.is_none())
-            })
-            .map(|cache| ObjectRef::from_obj(&**cache))
-            .collect(),
-        ..Concerned::default()
+    starter.watch_everywhere(&all, |_: &Node, _| Concerned::default());
+    starter.watch_everywhere(&all, |_: &RuntimeClass, _| Concerned::default());
+    let caches = stores.caches.clone();
+    starter.watch_everywhere(&all, move |_: &StorageClass, _| {
+        let is_waiting = |cache: &ModelCache| {
+            let status = cache.status.as_ref();
+            status.is_none_or(|status| status.manifest_digest.is_none())
+        };
+        let waiting = caches.all().into_iter().filter(is_waiting);
+        Concerned {
+            caches: waiting.map(|cache| ObjectRef::from_obj(&cache)).collect(),
+            ..Concerned::default()
+        }
     });
     starter.watches
 }
@@ -164,7 +175,7 @@ impl Starter<'_> {
     fn watch<K>(
         &mut self,
         config: &watcher::Config,
-        concerns: impl Fn(&K) -> Concerned + Clone + Send + Sync + 'static,
+        concerns: impl Fn(&K, Sight) -> Concerned + Clone + Send + Sync + 'static,
     ) where
         K: Stored + Resource<Scope = NamespaceResourceScope>,
     {
@@ -183,7 +194,7 @@ impl Starter<'_> {
     fn watch_everywhere<K>(
         &mut self,
         config: &watcher::Config,
-        concerns: impl Fn(&K) -> Concerned + Send + Sync + 'static,
+        concerns: impl Fn(&K, Sight) -> Concerned + Send + Sync + 'static,
     ) where
         K: Stored + Resource<Scope = ClusterResourceScope>,
     {
@@ -196,7 +207,7 @@ impl Starter<'_> {
         scope: &str,
         api: Api<K>,
         config: &watcher::Config,
-        concerns: impl Fn(&K) -> Concerned + Send + Sync + 'static,
+        concerns: impl Fn(&K, Sight) -> Concerned + Send + Sync + 'static,
     ) {
         let (listed, first_list) = oneshot::channel();
         self.watches.listed.push(first_list);
@@ -221,7 +232,7 @@ struct Watch<K: Stored, F> {
     concerns: F,
 }
 
-impl<K: Stored + Debug, F: Fn(&K) -> Concerned + Send + Sync + 'static> Watch<K, F> {
+impl<K: Stored + Debug, F: Fn(&K, Sight) -> Concerned + Send + Sync + 'static> Watch<K, F> {
     /// Store first, then the queues, so that a reconcile always sees what woke it.
     async fn run(self, config: watcher::Config, listed: oneshot::Sender<()>) {
         let mut events = watcher(self.api.clone(), config)
@@ -233,15 +244,18 @@ impl<K: Stored + Debug, F: Fn(&K) -> Concerned + Send + Sync + 'static> Watch<K,
         while let Some(event) = events.next().await {
             match event {
                 Ok(watcher::Event::Apply(object)) => {
-                    self.store.seen(&self.scope, &object);
-                    self.wake(&object);
+                    let sight = self.store.seen(&self.scope, &object);
+                    self.wake(&object, sight);
                 }
                 Ok(watcher::Event::Delete(object)) => {
                     self.store.gone(&self.scope, &object);
-                    self.wake(&object);
+                    self.wake(&object, Sight::Gone);
                 }
                 Ok(watcher::Event::Init) => listing = self.store.begin_list(),
-                Ok(watcher::Event::InitApply(object)) => listing.push(object),
+                Ok(watcher::Event::InitApply(object)) => {
+                    let sight = self.store.listed(&mut listing, &object);
+                    self.wake(&object, sight);
+                }
                 Ok(watcher::Event::InitDone) => {
                     let done = std::mem::replace(&mut listing, self.store.begin_list());
                     self.take(done).await;
@@ -259,21 +273,16 @@ impl<K: Stored + Debug, F: Fn(&K) -> Concerned + Send + Sync + 'static> Watch<K,
     }
 
     /// Takes a complete list over. What went away while nobody watched concerns its owners too.
-    async fn take(&self, listing: Listing<K>) {
-        let names: Vec<ObjectRef<K>> = listing.objects().iter().map(ObjectRef::from_obj).collect();
+    async fn take(&self, listing: Listing) {
         let Listed { gone, doubtful } = self.store.finish_list(&self.scope, listing);
         for object in &doubtful {
-            if let Ok(false) = self.exists(&**object).await {
+            if let Ok(false) = self.exists(object).await {
                 self.store.forget(object);
             }
         }
-        names
-            .iter()
-            .filter_map(|name| self.store.get(name))
-            .for_each(|object| self.wake(&object));
         gone.iter()
             .chain(&doubtful)
-            .for_each(|object| self.wake(object));
+            .for_each(|object| self.wake(object, Sight::Gone));
     }
 
     /// Asks the API server whether an object exists that a list does not show.
@@ -289,11 +298,14 @@ impl<K: Stored + Debug, F: Fn(&K) -> Concerned + Send + Sync + 'static> Watch<K,
         Ok(!found.items.is_empty())
     }
 
-    fn wake(&self, object: &K) {
+    fn wake(&self, object: &K, sight: Sight) {
+        if sight == Sight::Known {
+            return;
+        }
         let Concerned {
             deployments,
             caches,
-        } = (self.concerns)(object);
+        } = (self.concerns)(object, sight);
         for reference in deployments {
             self.queues.deployments.wake(reference);
         }
@@ -317,31 +329,66 @@ fn stripped<K: Stored>(event: watcher::Event<K>) -> watcher::Event<K> {
     }
 }
 
-fn refs(users: &Store<ModelDeployment>, facet: &Facet) -> Concerned {
-    Concerned {
-        deployments: users
-            .by(facet)
-            .iter()
-            .map(|user| ObjectRef::from_obj(&**user))
-            .collect(),
-        ..Concerned::default()
+/// What a watch has shown last of each object, as far as others care.
+/// The store cannot tell: it has our own writes before the watch shows them.
+struct Shown<V>(Mutex<HashMap<String, V>>);
+
+impl<V> Default for Shown<V> {
+    fn default() -> Self {
+        Self(Mutex::default())
     }
 }
 
+impl<V> Shown<V> {
+    /// Notes what an object shows now, nothing if it is gone. Returns what it showed before.
+    fn replace<K: Kind>(&self, object: &K, shows: Option<V>) -> Option<V> {
+        let name = ObjectRef::from_obj(object).to_string();
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match shows {
+            Some(shows) => shown.insert(name, shows),
+            None => shown.remove(&name),
+        }
+    }
+}
+
+/// A digest of what users of a cache read of it: who else uses it and how far a fetch is are not among that.
+fn said_to_users(cache: &ModelCache) -> String {
+    let mut cache = cache.clone();
+    cache.metadata.resource_version = None;
+    cache.status = cache.status.map(|status| ModelCacheStatus {
+        used_by: Vec::new(),
+        last_used_time: None,
+        bytes_fetched: None,
+        bytes_per_second: None,
+        seconds_left: None,
+        progress: None,
+        ..status
+    });
+    digest::of(&cache)
+}
+
+/// An object of that name in the same namespace.
+fn beside<K: Kind, O: Kind>(object: &K, name: &str) -> ObjectRef<O> {
+    ObjectRef::new(name).within(&object.namespace().unwrap_or_default())
+}
+
 /// The owner of a child, by label: a label survives where a claim has no owner reference.
-fn family<K: Kind>(child: &K) -> Concerned {
-    let space = child.namespace().unwrap_or_default();
+fn family<K: Kind>(child: &K, _: Sight) -> Concerned {
     let labels = child.labels();
+    let (deployment, cache) = (labels.get(MODEL_DEPLOYMENT), labels.get(MODEL_CACHE));
     Concerned {
-        deployments: labels
-            .get(MODEL_DEPLOYMENT)
-            .map(|name| ObjectRef::new(name).within(&space))
+        deployments: deployment
+            .map(|name| beside(child, name))
             .into_iter()
             .collect(),
-        caches: labels
-            .get(MODEL_CACHE)
-            .map(|name| ObjectRef::new(name).within(&space))
-            .into_iter()
-            .collect(),
+        caches: cache.map(|name| beside(child, name)).into_iter().collect(),
+    }
+}
+
+/// The same, but for our own writes: the reconcile that made them went on with what the API server answered.
+fn unless_own<K: Kind>(child: &K, sight: Sight) -> Concerned {
+    match sight {
+        Sight::Own => Concerned::default(),
+        Sight::News | Sight::Known | Sight::Gone => family(child, sight),
     }
 }

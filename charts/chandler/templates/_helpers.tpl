@@ -43,6 +43,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- include "chandler.image" (dict "image" .Values.runtime.image "registry" .Values.image.registry "version" .Chart.AppVersion) -}}
 {{- end -}}
 
+{{- define "chandler.runtimeCudaImage" -}}
+{{- $registry := .Values.runtime.image.registry | default .Values.image.registry -}}
+{{- include "chandler.image" (dict "image" .Values.runtime.cudaImage "registry" $registry "version" .Chart.AppVersion) -}}
+{{- end -}}
+
 {{- define "chandler.vllmImage" -}}
 {{- include "chandler.image" (dict "image" .Values.engines.vllm.image "registry" "" "version" .Chart.AppVersion) -}}
 {{- end -}}
@@ -56,7 +61,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   # Users' deployments: read, and written to in their status alone.
   - apiGroups: [chandler.dev]
     resources: [modeldeployments]
-    verbs: [list, watch]
+    verbs: [get, list, watch]
   - apiGroups: [chandler.dev]
     resources: [modelcaches]
     verbs: [list, watch, create, patch, delete]

@@ -295,7 +295,7 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
 
-    /// Branch, tag or commit. Default: `main`.
+    /// Branch, tag or commit. Default: `main`, which on ModelScope means `master`.
     #[schemars(length(min = 1, max = 256))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,

@@ -141,6 +141,8 @@ reasons! {
     ProbeFailing,
     /// An accelerator was asked for, and the weights are in main memory.
     WrongDevice,
+    /// The accelerator failed while the model ran on it, and the pod starts again.
+    DeviceLost,
     /// The revision was not ready in time.
     DeadlineExceeded,
     /// The revision was not ready in time, and the last one that was ready serves again.
@@ -237,6 +239,7 @@ impl Reason {
             | Self::CrashLooping
             | Self::OutOfMemory
             | Self::LoadFailed
+            | Self::DeviceLost
             | Self::ProbeFailing
             | Self::NoReadyReplica
             | Self::Answering => false,
@@ -261,5 +264,13 @@ impl Reason {
         ]
         .into_iter()
         .find(|reason| reason.as_str() == word)
+    }
+
+    /// The reason that a serving runtime names in `/status` or a termination message, where it is one that it may give.
+    #[must_use]
+    pub fn from_serve(word: &str) -> Option<Self> {
+        [Self::LoadFailed, Self::DeviceLost]
+            .into_iter()
+            .find(|reason| reason.as_str() == word)
     }
 }

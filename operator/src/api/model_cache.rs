@@ -5,7 +5,7 @@
     reason = "KubeSchema expands to a public type inside a function"
 )]
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,7 @@ use super::storage::{CacheStorage, ReclaimPolicy};
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether every file is there and verified"),
     printcolumn(name = "Model", type_ = "string", json_path = ".spec.source.hub.id", description = "Repository on the hub"),
     printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.bytesTotal", description = "Bytes of all files"),
+    printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress", description = "How far the fetch is"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is ready or not"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Commit", type_ = "string", json_path = ".status.commit", priority = "1", description = "Commit of the files"),
@@ -100,7 +101,7 @@ pub struct HubSource {
     )]
     pub id: String,
 
-    /// Branch, tag or commit. A branch or tag is looked up once, when the object is made. Default: `main`.
+    /// Branch, tag or commit. A branch or tag is looked up once, when the object is made. Default: `main`, which on ModelScope means `master`.
     #[schemars(length(min = 1, max = 256))]
     #[serde(default = "main_revision")]
     pub revision: String,
@@ -179,6 +180,22 @@ pub struct ModelCacheStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_total: Option<i64>,
 
+    /// Bytes that are on the volume. While they are fetched it is looked at every few seconds, and never goes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_fetched: Option<i64>,
+
+    /// Bytes a second that come from the hub now. Absent while nothing is fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<i64>,
+
+    /// Seconds until everything is there at that speed. Absent while nothing is fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<i64>,
+
+    /// The three of them for people, such as `58 % of 21.3 GB, 250.0 MB/s, 36 s left`. Absent while nothing is fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<String>,
+
     /// Number of files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<i64>,
@@ -206,6 +223,10 @@ pub struct ModelCacheStatus {
     /// ModelDeployments that use these weights.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub used_by: Vec<String>,
+
+    /// When the last of them went. Absent while one uses them, and where none ever did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_time: Option<Time>,
 
     /// What is so and what is not, and why: Ready, Resolved, Fetched;
     /// and, only while true, Reconciling (it may come by itself) or Stalled (somebody has to act).

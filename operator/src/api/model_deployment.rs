@@ -156,7 +156,7 @@ pub struct ModelSelection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hub: Option<Hub>,
 
-    /// Branch, tag or commit. A branch or tag is looked up once for a spec; it moves only when the spec changes. Default: the card's, else `main`.
+    /// Branch, tag or commit. A branch or tag is looked up once for a spec; it moves only when the spec changes. Default: the card's, else `main`, which on ModelScope means `master`.
     #[schemars(length(min = 1, max = 256))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
@@ -381,6 +381,7 @@ pub struct Access {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.options) || !has(self.options.maxQueue) || !has(self.engine) || self.engine == 'Chandler'").message("options.maxQueue is for engine Chandler"),
+    validation = Rule::new("!has(self.options) || !has(self.options.imageHosts) || !has(self.engine) || self.engine == 'Chandler'").message("options.imageHosts is for engine Chandler"),
     validation = Rule::new("!has(self.options) || (!has(self.options.enforceEager) && !has(self.options.gpuMemoryUtilization)) || (has(self.engine) && self.engine == 'VLLM')").message("options.enforceEager and options.gpuMemoryUtilization are for engine VLLM"),
 )]
 pub struct Runtime {
@@ -453,6 +454,9 @@ pub enum Upgrade {
     Always,
 }
 
+/// A name of several parts, the last of which no address has, and perhaps a port.
+const IMAGE_HOST: &str = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)+[a-z]([-a-z0-9]*[a-z0-9])?(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?$";
+
 /// What only one engine knows.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -461,6 +465,15 @@ pub struct EngineOptions {
     #[schemars(range(min = 0, max = 65_536))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_queue: Option<i32>,
+
+    /// Chandler: hosts that pictures in requests may be fetched from by `https:` URLs, such as `images.example.com`, with a port where it is not 443.
+    /// Network policies must let the pods reach them. Default: none, and pictures come in the requests themselves.
+    #[schemars(
+        length(max = 16),
+        inner(length(min = 1, max = 253), regex(pattern = IMAGE_HOST))
+    )]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_hosts: Vec<String>,
 
     /// VLLM: no CUDA graphs (`--enforce-eager`). Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -693,6 +706,42 @@ pub struct Dimensions {
     /// Key positions of one picture in the cross-attention layers.
     #[serde(default)]
     pub image_tokens: i64,
+
+    /// What the runtime allocates for it on a CPU, where the runtime runs it and could tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryParts>,
+}
+
+/// What the runtime allocates for a model, in parts: the sum for any limits is made from them.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryParts {
+    /// Bytes of the weights in memory.
+    pub weights_bytes: i64,
+
+    /// Tokens of one block of the KV cache.
+    pub block_tokens: i64,
+
+    /// Values in one block, keys and values of all layers.
+    pub block_numbers: i64,
+
+    /// Blocks that one picture takes beside its sequence's tokens.
+    pub image_blocks: i64,
+
+    /// Rows of one step, at least as many as sequences.
+    pub step_rows: i64,
+
+    /// Bytes of activations for one row.
+    pub row_bytes: i64,
+
+    /// Rows with logits beside one for each sequence.
+    pub extra_logits_rows: i64,
+
+    /// Bytes for one row of logits.
+    pub logits_row_bytes: i64,
+
+    /// Bytes of activations for the picture that is being encoded.
+    pub image_bytes: i64,
 }
 
 /// What one replica needs, and where it could run.
@@ -702,11 +751,19 @@ pub struct Plan {
     /// Bytes of the weights: of all files where the hub told them, else parameters times bits.
     pub weights_bytes: i64,
 
-    /// Bytes of the KV cache for contextLength × maxSequences.
+    /// Bytes of the KV cache for contextLength × maxSequences, pictures included.
     pub kv_cache_bytes: i64,
+
+    /// Of these, bytes for the pictures of all sequences, limits.imagesPerPrompt in each or one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub image_cache_bytes: i64,
 
     /// Bytes of everything else: activations, buffers, the program.
     pub working_set_bytes: i64,
+
+    /// Of these, bytes for the picture that is being encoded.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub image_working_set_bytes: i64,
 
     /// Bytes of one replica together.
     pub total_bytes: i64,
@@ -743,6 +800,10 @@ pub struct DeviceStatus {
     /// `cpu` or `cuda`.
     #[serde(rename = "type")]
     pub kind: String,
+
+    /// Why it is not the device that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
 
     /// Type of the weights in memory, such as `Q4_1` or `BF16`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

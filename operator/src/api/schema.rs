@@ -10,6 +10,7 @@ use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 
 use super::{ModelCache, ModelCard, ModelDeployment};
+use crate::digest;
 
 /// A generated CRD: its name (`PLURAL.GROUP`) and the object.
 pub type Definition = (String, Value);
@@ -44,7 +45,7 @@ fn definition<K: CustomResourceExt>() -> Definition {
             spec["description"] = json!("What is wanted.");
         }
     }
-    (K::crd_name().to_owned(), object)
+    (K::crd_name().to_owned(), digest::sorted(object))
 }
 
 /// Removes what Kubernetes does not need from a schema, and trims descriptions to one paragraph.

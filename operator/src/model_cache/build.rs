@@ -15,9 +15,9 @@ use crate::answer::Answer;
 use crate::api::{AccessMode, ModelCache, ReclaimPolicy};
 use crate::child::{self, COMPONENT, Family};
 use crate::config::PodDefaults;
-use crate::hub_job::{self, HubJob, HubRequest, Task};
 use crate::job_state::JobState;
 use crate::quantity;
+use crate::weights_job::{self, Asked, Claim, HubRequest, Task, WeightsJob};
 
 /// What should exist now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,19 +42,9 @@ pub fn build(
     observed: &Observed,
     defaults: &PodDefaults,
 ) -> Objects {
-    let Source::Hub {
-        request,
-        token,
-        volume,
-    } = &validated.source
-    else {
-        return Objects::default();
-    };
-    let job = |request: &HubRequest, task| {
-        let parts = HubJob {
+    let job = |task| {
+        let parts = WeightsJob {
             task,
-            request,
-            token: token.as_ref(),
             shape: &validated.shape,
             resources: object
                 .spec
@@ -63,35 +53,60 @@ pub fn build(
                 .and_then(|pod| pod.resources.as_ref()),
             defaults,
         };
-        hub_job::build(object, Family::Cache, &parts)
+        weights_job::build(object, Family::Cache, &parts)
+    };
+    let claim_name = super::claim_name(object);
+    let existing = Claim {
+        name: &claim_name,
+        uid: observed
+            .claim
+            .as_ref()
+            .and_then(|claim| claim.metadata.uid.as_deref())
+            .unwrap_or_default(),
+        read_only: observed.claim.as_ref().is_some_and(is_read_only),
+    };
+    let (request, token, volume) = match &validated.source {
+        Source::Hub {
+            request,
+            token,
+            volume,
+        } => (request, token.as_ref(), volume),
+        Source::Claim { path } => {
+            return match progress {
+                Progress::Verifying(state) => {
+                    with_job(job(Task::Verify(existing, path)), state, observed)
+                }
+                _ => Objects::default(),
+            };
+        }
     };
     match progress {
-        Progress::Given => Objects::default(),
+        Progress::Verifying(_) | Progress::Given(_) => Objects::default(),
         Progress::Blocked { .. } => Objects {
             stale_jobs: holding(observed),
             ..Objects::default()
         },
-        Progress::Resolving(state) => with_job(job(request, Task::Resolve), state, observed),
+        Progress::Resolving(state) => with_job(
+            job(Task::Resolve(Asked { request, token })),
+            state,
+            observed,
+        ),
         Progress::Claiming(known) => Objects {
             claim: claim(object, volume, known, observed),
             ..Objects::default()
         },
         Progress::Fetching(known, state) => {
-            let claim_name = super::claim_name(object);
-            let uid = observed
-                .claim
-                .as_ref()
-                .and_then(|claim| claim.metadata.uid.clone());
             let at_commit = HubRequest {
                 id: known.id.clone(),
                 revision: known.commit.clone(),
                 ..request.clone()
             };
-            let task = Task::Fetch {
-                claim: &claim_name,
-                claim_uid: uid.as_deref().unwrap_or_default(),
+            let asked = Asked {
+                request: &at_commit,
+                token,
             };
-            let objects = with_job(job(&at_commit, task), state, observed);
+            let task = Task::Fetch(asked, existing);
+            let objects = with_job(job(task), state, observed);
             Objects {
                 claim: claim(object, volume, known, observed),
                 ..objects
@@ -102,6 +117,15 @@ pub fn build(
             ..Objects::default()
         },
     }
+}
+
+/// Whether nobody may write to a claim.
+fn is_read_only(claim: &PersistentVolumeClaim) -> bool {
+    let modes = claim
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.access_modes.as_deref());
+    modes.is_some_and(|modes| modes.iter().all(|mode| mode == "ReadOnlyMany"))
 }
 
 /// The Jobs whose pods keep a claim that is being deleted from going: they do so even when they have ended.

@@ -6,11 +6,13 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use serde::Deserialize;
 
+use super::collection::{Holding, idle_since};
 use crate::api::{ModelCache, ModelDeployment};
-use crate::child::{MODEL_CACHE, MODEL_DEPLOYMENT};
+use crate::child::{COMPONENT, MODEL_CACHE, MODEL_DEPLOYMENT};
 use crate::context::Context;
-use crate::kept::{CLAIM, USES_CACHE};
+use crate::kept::{CLAIM, IS_HUB, USES_CACHE};
 use crate::kubernetes::{ClusterError, Kind, is_controlled_by};
+use crate::model_status::{FetchStatus, is_running};
 use crate::store::Facet;
 
 /// What the cluster says.
@@ -27,6 +29,10 @@ pub struct Observed {
     pub storage_classes: Vec<StorageClass>,
     /// ModelDeployments that use the cache.
     pub users: Vec<String>,
+    /// What all caches of the namespace hold, where a quota asks for it.
+    pub holdings: Vec<Holding>,
+    /// What the pod that fetches says of itself.
+    pub fetching: Option<FetchStatus>,
 }
 
 /// Reads the facts from the watches' stores; a claim that is not ours is asked for.
@@ -52,21 +58,48 @@ pub async fn observe(object: &ModelCache, ctx: &Context) -> Result<Observed, Clu
         .children(&ctx.stores.jobs, &namespace, MODEL_CACHE, &name);
     // An older object of the same name may have been about other weights.
     jobs.retain(|job| is_controlled_by(job, &uid));
+    let pods = ctx
+        .stores
+        .children(&ctx.stores.pods, &namespace, MODEL_CACHE, &name);
+    let fetching = match pods.iter().find(|pod| is_fetching(pod)) {
+        Some(pod) => ctx.status_reader.read_fetch(pod).await,
+        None => None,
+    };
     Ok(Observed {
         jobs,
-        pods: ctx
-            .stores
-            .children(&ctx.stores.pods, &namespace, MODEL_CACHE, &name),
+        pods,
+        fetching,
+        holdings: if ctx.config.caches.namespace_quota.is_some() {
+            holdings(ctx, &namespace)
+        } else {
+            Vec::new()
+        },
         claim,
-        storage_classes: ctx
-            .stores
-            .storage_classes
-            .state()
-            .iter()
-            .map(|c| (**c).clone())
-            .collect(),
+        storage_classes: ctx.stores.storage_classes.all(),
         users: users(ctx, &namespace, &name, &claim_name),
     })
+}
+
+fn holdings(ctx: &Context, namespace: &str) -> Vec<Holding> {
+    let caches = ctx.stores.caches.by(&Facet::new(namespace, IS_HUB, ""));
+    caches
+        .iter()
+        .map(|cache| Holding {
+            name: cache.name_any(),
+            bytes: cache
+                .status
+                .as_ref()
+                .and_then(|status| status.bytes_total)
+                .unwrap_or_default(),
+            idle_since: idle_since(cache),
+        })
+        .collect()
+}
+
+/// Whether a pod is bringing files to the volume now.
+#[must_use]
+pub fn is_fetching(pod: &Pod) -> bool {
+    pod.labels().get(COMPONENT).map(String::as_str) == Some("fetch") && is_running(pod)
 }
 
 /// ModelDeployments that name the cache, or whose pods have its claim open, or will have when they come or come back.
@@ -82,14 +115,14 @@ fn users(ctx: &Context, namespace: &str, cache: &str, claim: &str) -> Vec<String
         .collect();
     let facet = Facet::new(namespace, CLAIM, claim);
     let open = stores.pods.by(&facet);
-    users.extend(open.iter().filter_map(|pod| user_of(&**pod)));
+    users.extend(open.iter().filter_map(user_of));
     let wanted = stores.workloads.by(&facet);
-    users.extend(wanted.iter().filter_map(|workload| user_of(&**workload)));
+    users.extend(wanted.iter().filter_map(user_of));
     // What pods may be made from again, after a failed rollout.
     let kept = stores
         .revisions
         .by(&Facet::new(namespace, USES_CACHE, cache));
-    users.extend(kept.iter().filter_map(|revision| user_of(&**revision)));
+    users.extend(kept.iter().filter_map(user_of));
     users.sort();
     users.dedup();
     users

@@ -11,12 +11,15 @@ use crate::answer::{self, Answer};
 use crate::api::{ModelCache, ModelCacheStatus, Reason};
 use crate::child::{COMPONENT, MODEL_CACHE, is_managed};
 use crate::job_state::{self, JobState};
+use crate::weights_job::CLAIM_UID;
 
 /// How far the weights have come.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Progress {
-    /// The weights are on a claim that exists.
-    Given,
+    /// What lies on a claim of the user's is being compared with its manifest.
+    Verifying(JobState),
+    /// The weights are on a claim of the user's.
+    Given(Given),
     /// Something that only a person can mend stands in the way.
     Blocked {
         /// What is known of the weights so far.
@@ -51,11 +54,22 @@ pub struct Known {
     pub architecture: Option<String>,
 }
 
+/// What lies on a claim of the user's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// Number of files.
+    pub files: i64,
+    /// Bytes of all files.
+    pub bytes: i64,
+    /// Where it was found.
+    pub stored: Stored,
+}
+
 /// What lies on the volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Digest of the manifest.
-    pub manifest_digest: String,
+    /// Digest of the manifest; none where a claim of the user's has none and can take none.
+    pub manifest_digest: Option<String>,
     /// UID of the claim.
     pub claim_uid: String,
 }
@@ -68,7 +82,7 @@ pub fn progress(object: &ModelCache, validated: &Validated, observed: &Observed)
     let (request, volume) = match &validated.source {
         Source::Claim { .. } => {
             return match claim {
-                Some(_) => Progress::Given,
+                Some(claim) => given(object, claim, observed),
                 None => claim_not_found(None, &claim_name),
             };
         }
@@ -115,13 +129,13 @@ pub fn progress(object: &ModelCache, validated: &Validated, observed: &Observed)
         return Progress::Fetched(
             known,
             Stored {
-                manifest_digest,
+                manifest_digest: Some(manifest_digest),
                 claim_uid,
             },
         );
     }
     match state(observed, "fetch") {
-        JobState::Done(Answer::Fetched(fetched)) if fetched_into(observed, &claim_uid) => {
+        JobState::Done(Answer::Fetched(fetched)) if is_about(observed, "fetch", &claim_uid) => {
             let known = Known {
                 id: fetched.id,
                 bytes: Some(fetched.bytes),
@@ -129,12 +143,41 @@ pub fn progress(object: &ModelCache, validated: &Validated, observed: &Observed)
                 ..known
             };
             let stored = Stored {
-                manifest_digest: fetched.manifest_digest,
+                manifest_digest: Some(fetched.manifest_digest),
                 claim_uid,
             };
             Progress::Fetched(known, stored)
         }
         state => Progress::Fetching(known, state),
+    }
+}
+
+fn given(object: &ModelCache, claim: &PersistentVolumeClaim, observed: &Observed) -> Progress {
+    let claim_uid = claim.metadata.uid.clone().unwrap_or_default();
+    let recorded = object.status.as_ref();
+    let recorded = recorded.filter(|status| status.claim_uid.as_ref() == Some(&claim_uid));
+    if let Some(status) = recorded {
+        return Progress::Given(Given {
+            files: status.files.unwrap_or_default(),
+            bytes: status.bytes_total.unwrap_or_default(),
+            stored: Stored {
+                manifest_digest: status.manifest_digest.clone(),
+                claim_uid,
+            },
+        });
+    }
+    match state(observed, "verify") {
+        JobState::Done(Answer::Verified(found)) if is_about(observed, "verify", &claim_uid) => {
+            Progress::Given(Given {
+                files: found.files,
+                bytes: found.bytes,
+                stored: Stored {
+                    manifest_digest: found.manifest_digest,
+                    claim_uid,
+                },
+            })
+        }
+        state => Progress::Verifying(state),
     }
 }
 
@@ -268,9 +311,9 @@ pub fn newest<'a>(observed: &'a Observed, component: &str) -> Option<&'a Job> {
         .max_by_key(|job| job.metadata.creation_timestamp.clone())
 }
 
-/// Whether the newest fetch Job filled this very claim, not an older one of the same name.
-fn fetched_into(observed: &Observed, claim_uid: &str) -> bool {
-    newest(observed, "fetch")
+/// Whether the newest Job with this component was about this very claim, not an older one of the same name.
+fn is_about(observed: &Observed, component: &str, claim_uid: &str) -> bool {
+    newest(observed, component)
         .and_then(|job| {
             job.spec
                 .as_ref()?
@@ -280,6 +323,6 @@ fn fetched_into(observed: &Observed, claim_uid: &str) -> bool {
                 .annotations
                 .as_ref()
         })
-        .and_then(|annotations| annotations.get("chandler.dev/claim-uid"))
+        .and_then(|annotations| annotations.get(CLAIM_UID))
         .is_some_and(|uid| uid == claim_uid)
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::api::{AccessMode, CachePod, CacheStorage, ModelCache, Reason, SecretKey};
 use crate::child::{self, PodShape};
 use crate::config::PodDefaults;
-use crate::hub_job::HubRequest;
+use crate::weights_job::HubRequest;
 
 /// A spec that can be worked on.
 #[derive(Clone, Debug, PartialEq)]

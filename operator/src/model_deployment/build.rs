@@ -24,8 +24,8 @@ use crate::api::{ModelCache, ModelDeployment};
 use crate::child::{Family, PodShape, REQUEST};
 use crate::config::PodDefaults;
 use crate::digest;
-use crate::hub_job::{self, HubJob, Task};
 use crate::job_state::JobState;
+use crate::weights_job::{self, Asked, Task, WeightsJob};
 
 /// What should exist now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -74,18 +74,20 @@ pub fn question(
         runtime_class: None,
         ..validated.shape.clone()
     };
-    let parts = HubJob {
-        task: Task::Resolve,
-        request,
-        token: token.as_ref(),
+    let parts = WeightsJob {
+        task: Task::Resolve(Asked {
+            request,
+            token: token.as_ref(),
+        }),
         shape: &shape,
         resources: None,
         defaults,
     };
-    let job = hub_job::build(object, Family::Deployment, &parts);
+    let job = weights_job::build(object, Family::Deployment, &parts);
     let over = matches!(
         state,
-        JobState::Lost | JobState::Done(Answer::Failed(_) | Answer::Fetched(_))
+        JobState::Lost
+            | JobState::Done(Answer::Failed(_) | Answer::Fetched(_) | Answer::Verified(_))
     );
     let replaced = observed
         .jobs

@@ -19,6 +19,7 @@ use crate::api::{ModelCache, ModelDeployment, Plan, SecretKey, Upgrade};
 use crate::config::PodDefaults;
 use crate::digest;
 use crate::model_cache::validate::Violation;
+use crate::pod_health;
 
 /// Finds a cache by its name, and the token that it fetches with.
 pub type FindCache<'a> = dyn Fn(&str, &Validated) -> (Option<ModelCache>, Option<SecretKey>) + 'a;
@@ -40,6 +41,8 @@ pub struct Decision {
     pub deadline: Deadline,
     /// What a replica needs.
     pub plan: Option<Plan>,
+    /// Whether it would be another decision if the nodes were others.
+    pub weighs_nodes: bool,
     /// What should exist.
     pub objects: Objects,
 }
@@ -121,6 +124,19 @@ pub fn decide(
         rollout::strategy(object, serving, observed)
     });
     let plan = made_plan(object, observed, defaults, &spec, &model);
+    let is_new = |wanted: &Revision| kept.iter().all(|kept| kept.name != wanted.name);
+    let weighs_nodes = plan.is_stale
+        || wanted.as_ref().is_some_and(is_new)
+        || serving
+            .as_ref()
+            .is_some_and(|serving| rollout::weighs_room(object, serving, observed))
+        || serving
+            .as_ref()
+            .is_some_and(|serving| has_no_pod(object, serving, observed))
+        || observed
+            .pods
+            .iter()
+            .any(|pod| pod_health::unscheduled(pod).is_some());
     let objects = objects(
         object,
         observed,
@@ -140,9 +156,15 @@ pub fn decide(
         strategy,
         waiting,
         deadline,
-        plan,
+        plan: plan.plan,
+        weighs_nodes,
         objects,
     }
+}
+
+/// Whether the first pod of what is served has not been made yet.
+fn has_no_pod(object: &ModelDeployment, serving: &Revision, observed: &Observed) -> bool {
+    object.spec.replicas > 0 && rollout::pods_of(observed, serving.template_digest()).is_empty()
 }
 
 /// Whether pods are also replaced for a new runtime image or a new way of building pods.
@@ -168,6 +190,9 @@ fn model(
     // A pinned number of accelerators belongs to the pinned option only.
     let settled = pinned.filter(|record| record.option == option);
     let validated = plan::settle(validated, known, observed.nodes.as_deref(), settled);
+    if pinned.is_none() {
+        progress::check_spread(object, &validated, known)?;
+    }
     let cache = match (pinned, known) {
         (Some(record), _) => Some(record.cache.clone()),
         (None, Some(known)) => Some(cache::wanted(object, &validated, known)),
@@ -250,26 +275,33 @@ fn made_plan(
     defaults: &PodDefaults,
     spec: &str,
     model: &Result<Model, Violation>,
-) -> Option<Plan> {
+) -> MadePlan {
     let old = object
         .status
         .as_ref()
         .and_then(|status| status.plan.clone());
-    let Ok(model) = model else { return old };
-    let known = model.resolution.known();
-    let basis = plan::basis(spec, &model.validated, known);
-    match (&observed.nodes, old) {
-        (_, Some(old)) if old.basis == basis => Some(old),
-        (Some(nodes), _) => Some(plan::plan(
-            object,
-            &model.validated,
-            known,
-            nodes,
-            defaults,
-            basis,
-        )),
-        (None, old) => old,
-    }
+    let Ok(model) = model else {
+        return MadePlan {
+            plan: old,
+            is_stale: false,
+        };
+    };
+    let (validated, known) = (&model.validated, model.resolution.known());
+    let basis = plan::basis(spec, validated, known);
+    let is_stale = old.as_ref().is_none_or(|old| old.basis != basis);
+    let plan = match &observed.nodes {
+        Some(nodes) if is_stale => {
+            Some(plan::plan(object, validated, known, nodes, defaults, basis))
+        }
+        Some(_) | None => old,
+    };
+    MadePlan { plan, is_stale }
+}
+
+/// A plan, and whether the one before was for something else.
+struct MadePlan {
+    plan: Option<Plan>,
+    is_stale: bool,
 }
 
 struct Parts<'a> {

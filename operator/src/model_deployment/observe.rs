@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use serde::Deserialize;
 
-use crate::api::{ConditionType, ModelCache, ModelCard, ModelDeployment};
+use crate::api::{ModelCache, ModelCard, ModelDeployment};
 use crate::child::{COMPONENT, MODEL_DEPLOYMENT};
-use crate::conditions;
 use crate::context::Context;
 use crate::kubernetes::{ClusterError, Stranger, is_controlled_by};
 use crate::model_status::ModelStatus;
@@ -43,8 +42,10 @@ pub struct Observed {
     pub budget: Option<PodDisruptionBudget>,
     /// Our revisions.
     pub revisions: Vec<ControllerRevision>,
-    /// The cluster's nodes, while something is to be placed.
+    /// The cluster's nodes, where something is to be placed.
     pub nodes: Option<Vec<NodeFacts>>,
+    /// The volume of the weights, where something is to be placed.
+    pub volume: Option<PersistentVolume>,
     /// Names of the cluster's RuntimeClasses.
     pub runtime_classes: Vec<String>,
     /// The cache that this spec wants; looked up when its name is known.
@@ -74,9 +75,9 @@ pub async fn observe(object: &ModelDeployment, ctx: &Context) -> Result<Observed
     if object.spec.model.card.is_some() && card.is_none() {
         cards = stores
             .cards
-            .state()
-            .iter()
-            .map(|card| card.name_any())
+            .names()
+            .into_iter()
+            .map(|card| card.name)
             .collect();
         cards.sort();
     }
@@ -95,21 +96,16 @@ pub async fn observe(object: &ModelDeployment, ctx: &Context) -> Result<Observed
     revisions.retain(|revision| is_controlled_by(revision, &uid));
     let mut runtime_classes: Vec<String> = stores
         .runtime_classes
-        .state()
-        .iter()
-        .map(|class| class.name_any())
+        .names()
+        .into_iter()
+        .map(|class| class.name)
         .collect();
     runtime_classes.sort();
     Ok(Observed {
-        nodes: if is_settled(object) {
-            None
-        } else {
-            Some(nodes(ctx).await?)
-        },
         budget,
         revisions,
         runtime_classes,
-        card: card.map(|card| (*card).clone()),
+        card,
         cards,
         jobs,
         job_pods,
@@ -121,17 +117,12 @@ pub async fn observe(object: &ModelDeployment, ctx: &Context) -> Result<Observed
     })
 }
 
-/// Whether nothing is left to place: then nobody asks what the nodes have.
-fn is_settled(object: &ModelDeployment) -> bool {
-    object.status.as_ref().is_some_and(|status| {
-        let ready = conditions::find(&status.conditions, ConditionType::Ready);
-        status.plan.is_some()
-            && Some(status.observed_generation) == object.metadata.generation
-            && ready.is_some_and(|ready| ready.status == "True")
-    })
-}
-
-async fn nodes(ctx: &Context) -> Result<Vec<NodeFacts>, ClusterError> {
+/// What the nodes have. Asked for when a decision weighs it.
+///
+/// # Errors
+///
+/// When the API server does not answer.
+pub async fn nodes(ctx: &Context) -> Result<Vec<NodeFacts>, ClusterError> {
     // An operator of some namespaces has no right to see the pods of all.
     let usage = if ctx.config.namespaces.is_empty() {
         ctx.usage.read(&ctx.cluster).await?
@@ -141,10 +132,38 @@ async fn nodes(ctx: &Context) -> Result<Vec<NodeFacts>, ClusterError> {
     Ok(ctx
         .stores
         .nodes
-        .state()
+        .all()
         .iter()
         .map(|node| NodeFacts::read(node, usage.as_deref()))
         .collect())
+}
+
+/// The volume that a claim is bound to. Asked for when a decision weighs the nodes.
+///
+/// # Errors
+///
+/// When the API server does not answer.
+pub async fn volume(
+    namespace: &str,
+    claim: &str,
+    ctx: &Context,
+) -> Result<Option<PersistentVolume>, ClusterError> {
+    let claim = match ctx.stores.get(&ctx.stores.claims, namespace, claim) {
+        Some(claim) => Some(claim),
+        None => {
+            ctx.cluster
+                .get::<PersistentVolumeClaim>(namespace, claim)
+                .await?
+        }
+    };
+    let name = claim
+        .and_then(|claim| claim.spec)
+        .and_then(|spec| spec.volume_name)
+        .filter(|name| !name.is_empty());
+    match name {
+        Some(name) => ctx.cluster.volume(&name).await,
+        None => Ok(None),
+    }
 }
 
 /// Our child of the same name, or a note that a stranger has its name.
@@ -163,7 +182,7 @@ where
         Some(live) if is_controlled_by(&live, &uid) => Ok(Some(live)),
         // Not ours, or not seen yet: only the API server knows.
         _ => {
-            strangers.extend(ctx.cluster.stranger::<K>(&namespace, &name, &uid).await?);
+            strangers.extend(ctx.cluster.stranger::<K, _>(object, &name).await?);
             Ok(None)
         }
     }

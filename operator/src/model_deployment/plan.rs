@@ -8,7 +8,7 @@ use super::build::workload;
 use super::progress::{Known, Weights};
 use super::revision::Record;
 use super::validate::Validated;
-use crate::api::{Accelerator, Dimensions, ModelDeployment, Plan};
+use crate::api::{Accelerator, Dimensions, MemoryParts, ModelDeployment, Plan};
 use crate::config::PodDefaults;
 use crate::digest;
 use crate::nodes::{self, NodeFacts};
@@ -22,6 +22,13 @@ const MAX_NODES: usize = 10;
 /// Sequences at a time where neither spec nor card say: the runtime's default.
 const USUAL_SEQUENCES: f64 = 16.0;
 
+/// Bytes of the program, its tokenizer and what requests hold.
+const PROGRAM: f64 = 256.0 * MEBIBYTE;
+
+/// What is set aside on an accelerator for activations and the driver: a part of the weights, and bytes.
+const ACCELERATOR_PART: f64 = 0.04;
+const ACCELERATOR_REST: f64 = 768.0 * MEBIBYTE;
+
 /// Bytes of one replica, by what they are for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Need {
@@ -31,8 +38,12 @@ pub struct Need {
     pub context: f64,
     /// The KV cache of all sequences.
     pub kv_cache: f64,
+    /// Of it, what pictures take.
+    pub image_cache: f64,
     /// Activations, buffers, the program.
     pub working_set: f64,
+    /// Of it, what the picture that is being encoded takes.
+    pub image_working_set: f64,
 }
 
 impl Need {
@@ -44,6 +55,8 @@ impl Need {
 }
 
 /// Works out what a replica needs.
+///
+/// Where the runtime told the parts of what it allocates, weights, KV cache and, on the CPU, activations are their exact sum.
 ///
 /// On an accelerator a value of the KV cache has 2 bytes, and 4 % of the weights and 768 MiB are set aside for activations and the driver.
 /// On the CPU a value has 4 bytes, and weights count 1.6 times, because Q4_1 is kept as Q8_0 beside the mapped file.
@@ -57,9 +70,12 @@ pub fn need(validated: &Validated, known: &Known) -> Need {
 }
 
 fn amounts(validated: &Validated, bytes: Option<i64>, dimensions: Option<Dimensions>) -> Need {
-    let weights = bytes.map_or_else(|| guessed_bytes(validated), |bytes| bytes as f64);
     let on_cpu = validated.accelerator.kind == "cpu";
     let value = if on_cpu { 4.0 } else { 2.0 };
+    if let Some(parts) = dimensions.and_then(|known| known.memory) {
+        return summed(validated, &parts, on_cpu, value);
+    }
+    let weights = bytes.map_or_else(|| guessed_bytes(validated), |bytes| bytes as f64);
     let (token, image) = match dimensions {
         Some(known) => {
             let heads = (known.key_value_heads * known.head_size) as f64;
@@ -72,21 +88,57 @@ fn amounts(validated: &Validated, bytes: Option<i64>, dimensions: Option<Dimensi
         // 23,552 values times the root of the billions of parameters: what the Llama family needs.
         None => (23.0 * 1024.0 * billions(validated).sqrt() * value, 0.0),
     };
-    let images = f64::from(validated.limits.images_per_prompt.unwrap_or(1));
-    let context = token * validated.longest_context as f64 + image * images;
-    let sequences = validated
-        .limits
-        .max_sequences
-        .map_or(USUAL_SEQUENCES, f64::from);
+    let pictures = image * images(validated);
+    let context = token * validated.longest_context as f64 + pictures;
+    let sequences = sequences(validated);
     Need {
         weights,
         context,
         kv_cache: context * sequences,
+        image_cache: pictures * sequences,
         working_set: if on_cpu {
-            weights * 0.6 + 256.0 * MEBIBYTE
+            weights * 0.6 + PROGRAM
         } else {
-            weights * 0.04 + 768.0 * MEBIBYTE
+            weights * ACCELERATOR_PART + ACCELERATOR_REST
         },
+        image_working_set: 0.0,
+    }
+}
+
+fn images(validated: &Validated) -> f64 {
+    f64::from(validated.limits.images_per_prompt.unwrap_or(1))
+}
+
+fn sequences(validated: &Validated) -> f64 {
+    validated
+        .limits
+        .max_sequences
+        .map_or(USUAL_SEQUENCES, f64::from)
+}
+
+/// The sum of what the runtime allocates; `value` is the bytes of one number of the KV cache.
+fn summed(validated: &Validated, parts: &MemoryParts, on_cpu: bool, value: f64) -> Need {
+    let (sequences, images) = (sequences(validated), images(validated));
+    let block = parts.block_numbers as f64 * value;
+    let tokens = (validated.longest_context as f64 / parts.block_tokens.max(1) as f64).ceil() + 1.0;
+    let pictures = images * parts.image_blocks as f64 * block;
+    let context = tokens * block + pictures;
+    let image = parts.image_bytes as f64;
+    let rows = sequences.max(parts.step_rows as f64) * parts.row_bytes as f64;
+    let logits = (sequences + parts.extra_logits_rows as f64) * parts.logits_row_bytes as f64;
+    let weights = parts.weights_bytes as f64;
+    Need {
+        weights,
+        context,
+        kv_cache: context * sequences,
+        image_cache: pictures * sequences,
+        working_set: image
+            + if on_cpu {
+                rows + logits + PROGRAM
+            } else {
+                weights * ACCELERATOR_PART + ACCELERATOR_REST
+            },
+        image_working_set: image,
     }
 }
 
@@ -200,7 +252,10 @@ pub fn plan(
         claim: String::new(),
         path: String::new(),
         bytes: Some(need.weights as i64),
-        dimensions: None,
+        dimensions: match known {
+            Some(Known::Found(found)) => found.dimensions,
+            _ => None,
+        },
     };
     let template = workload::build_template(object, validated, &weights, defaults);
     let pod = template.spec.unwrap_or_default();
@@ -234,7 +289,9 @@ pub fn plan(
     Plan {
         weights_bytes: need.weights as i64,
         kv_cache_bytes: need.kv_cache as i64,
+        image_cache_bytes: need.image_cache as i64,
         working_set_bytes: need.working_set as i64,
+        image_working_set_bytes: need.image_working_set as i64,
         total_bytes: need.total() as i64,
         accelerator: named(accelerator),
         reason: reason(object, validated),
@@ -283,8 +340,13 @@ fn message(
 ) -> String {
     let accelerator = &validated.accelerator;
     let kind = accelerator.kind.as_str();
+    let pictures = if need.image_cache > 0.0 {
+        format!(" of which {} for pictures", gibibytes(need.image_cache))
+    } else {
+        String::new()
+    };
     let what = format!(
-        "one replica needs {} ({} weights, {} KV cache, {} working set) on {}",
+        "one replica needs {} ({} weights, {} KV cache{pictures}, {} working set) on {}",
         gibibytes(need.total()),
         gibibytes(need.weights),
         gibibytes(need.kv_cache),

@@ -4,16 +4,14 @@ use super::build::engine;
 use super::observe::Observed;
 use super::validate::{Origin, Validated};
 use crate::answer::{self, Answer};
-use crate::api::{
-    ConditionType, Dimensions, Engine, HubSource, ModelCache, ModelDeployment, Reason,
-};
+use crate::api::{ConditionType, Dimensions, HubSource, ModelCache, ModelDeployment, Reason};
 use crate::child::REQUEST;
 use crate::conditions;
 use crate::config::PodDefaults;
 use crate::digest;
-use crate::hub_job::HubRequest;
 use crate::job_state::{self, JobState};
 use crate::model_cache::validate::Violation;
+use crate::weights_job::HubRequest;
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
@@ -106,8 +104,44 @@ pub fn resolution(
     if engine::runs(engine::of(object), request.format, &found) {
         Ok(Resolution::Known(Known::Found(found)))
     } else {
-        Err(unsupported(engine::of(object), request, &found))
+        Err(unsupported(object, validated, request, &found))
     }
+}
+
+/// Refuses more accelerators for one replica than the engine uses. Their number may be the operator's choice, so the plan comes first.
+///
+/// # Errors
+///
+/// When an engine that computes on one accelerator is to use several.
+pub fn check_spread(
+    object: &ModelDeployment,
+    validated: &Validated,
+    known: Option<&Known>,
+) -> Result<(), Violation> {
+    let engine = engine::of(object);
+    let accelerator = &validated.accelerator;
+    let (Origin::Hub { request, .. }, Some(Known::Found(found))) = (&validated.origin, known)
+    else {
+        return Ok(());
+    };
+    if engine::spreads(engine, accelerator) {
+        return Ok(());
+    }
+    Err(Violation {
+        reason: Reason::RuntimeUnsupported,
+        message: format!(
+            "engine {} computes a replica on one {}, and {} {}; ask for one that holds the model in spec.accelerators{}",
+            engine.as_str(),
+            accelerator.kind,
+            if validated.accelerator_is_given {
+                "spec.accelerators asks for"
+            } else {
+                "the model needs"
+            },
+            accelerator.count,
+            engine::alternatives(engine, request.format, found, accelerator)
+        ),
+    })
 }
 
 /// How far the newest Job that asks the same has come.
@@ -148,7 +182,13 @@ fn recorded(object: &ModelDeployment, asked: &str) -> Option<Found> {
     })
 }
 
-fn unsupported(engine: Engine, request: &HubRequest, found: &Found) -> Violation {
+fn unsupported(
+    object: &ModelDeployment,
+    validated: &Validated,
+    request: &HubRequest,
+    found: &Found,
+) -> Violation {
+    let engine = engine::of(object);
     Violation {
         reason: Reason::RuntimeUnsupported,
         message: format!(
@@ -160,7 +200,7 @@ fn unsupported(engine: Engine, request: &HubRequest, found: &Found) -> Violation
                 .as_deref()
                 .unwrap_or("unknown architecture"),
             request.format.as_str(),
-            engine::alternatives(engine, request.format, found)
+            engine::alternatives(engine, request.format, found, &validated.accelerator)
         ),
     }
 }

@@ -184,12 +184,11 @@ pub fn last_ready<'a>(wanted: &Revision, kept: &'a [Revision]) -> Option<&'a Rev
         .find(|revision| revision.name != wanted.name && revision.fate == Fate::Ready)
 }
 
-/// In which order pods are replaced. What was chosen for a rollout stays, but for one thing:
+/// In which order pods are replaced. What was chosen for a rollout stays until the next one, but for one thing:
 /// where a new pod finds no node while old ones hold theirs, an old one goes first.
 #[must_use]
 pub fn strategy(object: &ModelDeployment, revision: &Revision, observed: &Observed) -> Strategy {
-    let policy = object.spec.rollout.as_ref().map(|rollout| rollout.policy);
-    match policy.unwrap_or_default() {
+    match policy(object) {
         RolloutPolicy::SurgeFirst => return Strategy::SurgeFirst,
         RolloutPolicy::TerminateFirst => return Strategy::TerminateFirst,
         RolloutPolicy::Auto => {}
@@ -197,21 +196,54 @@ pub fn strategy(object: &ModelDeployment, revision: &Revision, observed: &Observ
     let Some(live) = &observed.workload else {
         return Strategy::SurgeFirst;
     };
-    let old = digest_of_template(&live.spec.template);
-    if old == revision.template_digest() {
-        let stuck = pods_of(observed, old)
-            .iter()
-            .any(|pod| pod_health::unschedulable_since(pod).is_some());
-        return if terminates_first(live) || (stuck && an_end_makes_room(revision, observed)) {
-            Strategy::TerminateFirst
-        } else {
-            Strategy::SurgeFirst
-        };
-    }
-    if !has_room_for_one_more(revision, observed) && an_end_makes_room(revision, observed) {
+    let terminates = match stage(live, revision, observed) {
+        Stage::Due => {
+            !has_room_for_one_more(revision, observed) && an_end_makes_room(revision, observed)
+        }
+        Stage::Running => terminates_first(live),
+        Stage::Stuck => terminates_first(live) || an_end_makes_room(revision, observed),
+    };
+    if terminates {
         Strategy::TerminateFirst
     } else {
         Strategy::SurgeFirst
+    }
+}
+
+/// Whether the strategy depends on what room the nodes have.
+#[must_use]
+pub fn weighs_room(object: &ModelDeployment, revision: &Revision, observed: &Observed) -> bool {
+    let stage = |live| stage(live, revision, observed);
+    let weighs = |stage| matches!(stage, Stage::Due | Stage::Stuck);
+    policy(object) == RolloutPolicy::Auto
+        && observed.workload.as_ref().map(stage).is_some_and(weighs)
+}
+
+fn policy(object: &ModelDeployment) -> RolloutPolicy {
+    let rollout = object.spec.rollout.as_ref();
+    rollout.map(|rollout| rollout.policy).unwrap_or_default()
+}
+
+/// Where the replacement of pods by those of a revision stands.
+enum Stage {
+    /// It is to begin.
+    Due,
+    /// It goes on, or is over.
+    Running,
+    /// A new pod finds no node.
+    Stuck,
+}
+
+fn stage(live: &Deployment, revision: &Revision, observed: &Observed) -> Stage {
+    let digest = digest_of_template(&live.spec.template);
+    if digest != revision.template_digest() {
+        return Stage::Due;
+    }
+    let mut pods = pods_of(observed, digest).into_iter();
+    if pods.any(|pod| pod_health::unschedulable_since(pod).is_some()) {
+        Stage::Stuck
+    } else {
+        Stage::Running
     }
 }
 

@@ -1,25 +1,21 @@
 //! Whether every replica has, or could have, a node: the scheduler's words, sorted into reasons. Pure.
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use kube::ResourceExt;
 
+use super::observe::Observed;
+use super::revision::Record;
 use super::rollout::Waiting;
 use crate::api::{Accelerator, Reason};
 use crate::conditions::Verdict;
 use crate::nodes::{self, NodeFacts};
 use crate::pod_health::{self, Unscheduled};
 
-/// Says whether the replicas have nodes. `nodes` is absent where nothing has to be placed.
+/// Says whether the replicas of a revision have nodes, by its pods, the observed nodes and the observed volume.
 #[must_use]
-pub fn verdict(
-    workload: Option<&Deployment>,
-    pods: &[&Pod],
-    nodes: Option<&[NodeFacts]>,
-    accelerator: &Accelerator,
-    waiting: &Waiting,
-) -> Verdict {
-    let Some(workload) = workload else {
+pub fn verdict(observed: &Observed, record: &Record, pods: &[&Pod], waiting: &Waiting) -> Verdict {
+    let Some(workload) = &observed.workload else {
         return Verdict::waiting("no pod has been asked for yet");
     };
     if let Some((reason, message)) = refused(workload) {
@@ -28,10 +24,17 @@ pub fn verdict(
     let unplaced = pods
         .iter()
         .find_map(|pod| Some((*pod, pod_health::unscheduled(pod)?)));
+    let nodes = observed.nodes.as_deref().unwrap_or_default();
     let Some((pod, words)) = unplaced else {
-        return Verdict::yes(Reason::Succeeded, "every replica has a node");
+        // Told before the scheduler has looked at the first pod.
+        return match out_of_reach(observed.volume.as_ref(), nodes, record) {
+            Some(message) if pods.is_empty() => {
+                Verdict::no(Reason::VolumeAffinityConflict, message)
+            }
+            _ => Verdict::yes(Reason::Succeeded, "every replica has a node"),
+        };
     };
-    let (reason, advice) = sort(&words, pod, nodes.unwrap_or_default(), accelerator);
+    let (reason, advice) = sort(&words, pod, nodes, &record.accelerator);
     let next = match waiting {
         Waiting::No => String::new(),
         // Without the seconds, which would change the message all the time.
@@ -51,6 +54,45 @@ pub fn verdict(
             words.message
         ),
     )
+}
+
+/// Why no node that the pods may use reaches the volume of the weights; nothing where one does, or no node is known that they may use.
+fn out_of_reach(
+    volume: Option<&PersistentVolume>,
+    nodes: &[NodeFacts],
+    record: &Record,
+) -> Option<String> {
+    let (volume, spec) = (volume?, record.template.spec.as_ref()?);
+    let admitting: Vec<&NodeFacts> = nodes.iter().filter(|node| node.admits(spec)).collect();
+    if admitting.is_empty() || admitting.iter().any(|node| node.reaches(volume)) {
+        return None;
+    }
+    let reaching = nodes.iter().filter(|node| node.reaches(volume)).collect();
+    Some(format!(
+        "volume {} of claim {} can be used on {}, the pods may run on {}{}",
+        volume.name_any(),
+        record.weights.claim,
+        named(reaching),
+        named(admitting),
+        advice(Reason::VolumeAffinityConflict)
+    ))
+}
+
+/// The first few names.
+fn named(mut nodes: Vec<&NodeFacts>) -> String {
+    const SHOWN: usize = 3;
+    nodes.sort_by(|one, other| one.name.cmp(&other.name));
+    let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+    match names.as_slice() {
+        [] => "no node".to_owned(),
+        [last] => format!("node {last} only"),
+        names if names.len() <= SHOWN => format!("nodes {} only", names.join(", ")),
+        names => format!(
+            "nodes {} and {} others",
+            names[..SHOWN].join(", "),
+            names.len() - SHOWN
+        ),
+    }
 }
 
 /// Pods that were refused before they were made.

@@ -17,14 +17,21 @@ use crate::api::{
     ConditionType, DeviceStatus, ModelDeployment, ModelDeploymentStatus, Reason, ResolvedModel,
     Startup,
 };
-use crate::child::{self, Family};
-use crate::conditions::{self, Holds, Verdict};
+use crate::child::{self, Family, MANAGEMENT_PORT};
+use crate::conditions::{self, Holds, Verdict, shortened};
 use crate::digest;
 use crate::model_status::ModelStatus;
 use crate::pod_health;
 
 /// A pod that answers nothing for so long after its start is failing its probe.
 const PROBE_PATIENCE_SECONDS: i64 = 30;
+
+/// Longest reason of a pod for computing elsewhere that is repeated in the status.
+const MAX_OBSTACLE: usize = 512;
+
+/// The usual reason, where the pod gives none.
+const NOT_HANDED_OUT: &str =
+    "the node's driver or runtime class does not hand the accelerator to the container";
 
 /// The status after a reconcile. `observed` holds the Deployment as the API server returned it;
 /// `refused` what it said to an object that it did not take.
@@ -164,18 +171,24 @@ fn resolved_model(model: &Model, observed: &Observed) -> ResolvedModel {
     resolved
 }
 
-/// What the pods of the revision that serves say they compute on; an answer stays as long as its pod.
+/// What the pods of the revision that serves say they compute on; an answer stays as long as its pod is ready:
+/// a process that starts again may find another device.
 fn device(pods: &[&Pod], observed: &Observed, old: Option<&DeviceStatus>) -> Option<DeviceStatus> {
     let said = pods.iter().find_map(|pod| {
         let said = observed.saying.get(&pod.name_any())?;
         Some(DeviceStatus {
             kind: said.device.clone().filter(|_| said.phase == "Ready")?,
+            obstacle: said
+                .device_obstacle
+                .as_ref()
+                .map(|words| shortened(words.clone(), MAX_OBSTACLE)),
             dtype: said.dtype.clone(),
             bytes_resident: said.bytes_resident,
             pod: pod.name_any(),
         })
     });
-    let kept = old.filter(|old| pods.iter().any(|pod| pod.name_any() == old.pod));
+    let answers = |pod: &&Pod, name: &str| pod.name_any() == name && pod_health::is_ready(pod);
+    let kept = old.filter(|old| pods.iter().any(|pod| answers(pod, &old.pod)));
     kept.cloned().or(said)
 }
 
@@ -236,6 +249,7 @@ impl Seen<'_> {
                     | Reason::CrashLooping
                     | Reason::OutOfMemory
                     | Reason::LoadFailed
+                    | Reason::DeviceLost
                     | Reason::ProbeFailing
                     | Reason::RollingOut
                     | Reason::Starting
@@ -325,14 +339,12 @@ impl Seen<'_> {
     }
 
     fn schedulable(&self) -> Verdict {
-        let workload = self.observed.workload.as_ref();
         match &self.decision.serving {
             None => Verdict::waiting("no pod has been asked for yet"),
             Some(serving) => scheduling::verdict(
-                workload,
+                self.observed,
+                &serving.record,
                 &self.pods,
-                self.observed.nodes.as_deref(),
-                &serving.record.accelerator,
                 &self.decision.waiting,
             ),
         }
@@ -356,7 +368,8 @@ impl Seen<'_> {
                 .and_then(|said| said.error.as_ref())
             {
                 let message = format!("pod {}: {}", pod.name_any(), error.message);
-                return Verdict::no(Reason::LoadFailed, message);
+                let reason = Reason::from_serve(&error.reason).unwrap_or(Reason::LoadFailed);
+                return Verdict::no(reason, message);
             }
             if let Some(verdict) = silent(pod, self.now) {
                 return verdict;
@@ -367,8 +380,9 @@ impl Seen<'_> {
             Some(device) if device.kind == "cpu" && accelerator != "cpu" => Verdict::no(
                 Reason::WrongDevice,
                 format!(
-                    "pod {} asked for {accelerator} and computes on the CPU: the node's driver or runtime class does not hand the accelerator to the container; see its log, spec.pod.runtimeClassName and spec.runtime.image",
-                    device.pod
+                    "pod {} asked for {accelerator} and computes on the CPU: {}; see the node's driver, spec.pod.runtimeClassName and spec.runtime.image",
+                    device.pod,
+                    device.obstacle.as_deref().unwrap_or(NOT_HANDED_OUT)
                 ),
             ),
             _ => Verdict::yes(Reason::Succeeded, "no pod is failing"),
@@ -547,7 +561,7 @@ fn silent(pod: &Pod, now: Timestamp) -> Option<Verdict> {
         Verdict::no(
             Reason::ProbeFailing,
             format!(
-                "pod {} has run for more than {PROBE_PATIENCE_SECONDS} s without answering /healthz on port 8081; see its log",
+                "pod {} has run for more than {PROBE_PATIENCE_SECONDS} s without answering /healthz on port {MANAGEMENT_PORT}; see its log",
                 pod.name_any()
             ),
         )

@@ -14,8 +14,8 @@ use crate::api::{
 };
 use crate::child::PodShape;
 use crate::config::PodDefaults;
-use crate::hub_job::HubRequest;
 use crate::model_cache::validate::{Violation, no_endpoint};
+use crate::weights_job::HubRequest;
 
 /// A spec that can be worked on.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,8 +97,13 @@ pub fn validate(
     pinned: Option<&Record>,
     option: usize,
 ) -> Result<Validated, Violation> {
-    if let Some(stranger) = observed.strangers.first() {
-        return Err(name_conflict(&stranger.kind, &stranger.name));
+    let strangers = &observed.strangers;
+    if let Some(stranger) = strangers.iter().min_by_key(|other| other.is_left_over) {
+        return Err(if stranger.is_left_over {
+            left_over(&stranger.kind, &stranger.name)
+        } else {
+            name_conflict(&stranger.kind, &stranger.name)
+        });
     }
     let spec = &object.spec;
     let model = match pinned.and_then(|record| record.card.as_ref()) {
@@ -202,6 +207,16 @@ pub fn name_conflict(kind: &str, name: &str) -> Violation {
         reason: Reason::NameConflict,
         message: format!(
             "{kind} {name} exists in this namespace and does not belong to this ModelDeployment; it stays untouched. Delete or rename it, or give this ModelDeployment another name"
+        ),
+    }
+}
+
+/// A child's name is taken for a moment more.
+fn left_over(kind: &str, name: &str) -> Violation {
+    Violation {
+        reason: Reason::Waiting,
+        message: format!(
+            "{kind} {name} of a deleted ModelDeployment of the same name is still there; it goes by itself"
         ),
     }
 }

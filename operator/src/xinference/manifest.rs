@@ -12,6 +12,7 @@ use super::no_counterpart::WITHOUT_COUNTERPART;
 use super::values::{gpus_per_replica, images_per_prompt, number, object_name, share, switch};
 use crate::api::Hub;
 use crate::bounds;
+use crate::digest;
 use crate::model_deployment::variant;
 
 const HEAD: &str = "# Made from a launch of Xinference. What has no counterpart here or means something else is said in these comments.\n";
@@ -40,7 +41,7 @@ pub fn from_launch(arguments: &[String]) -> Result<String, LaunchError> {
     for comment in &launch.comments {
         text.push_str(&format!("# {comment}\n"));
     }
-    text.push_str(&serde_saphyr::to_string(&launch.manifest)?);
+    text.push_str(&serde_saphyr::to_string(&digest::sorted(launch.manifest))?);
     Ok(text)
 }
 

@@ -33,7 +33,13 @@ pub fn wanted(object: &ModelDeployment, validated: &Validated, known: &Known) ->
             },
             storage: None,
             reclaim_policy: ReclaimPolicy::Delete,
-            pod: None,
+            // Where it runs is the volume's to say.
+            pod: Some(CachePod {
+                node_selector: BTreeMap::new(),
+                affinity: None,
+                runtime_class_name: None,
+                ..pod(object, validated)
+            }),
         },
         Origin::Hub { .. } => from_hub(object, validated, known),
     };
@@ -94,19 +100,6 @@ fn from_hub(object: &ModelDeployment, validated: &Validated, known: &Known) -> M
         .unwrap_or_default()
         .storage
         .unwrap_or_default();
-    let pod = object.spec.pod.clone().unwrap_or_default();
-    let mut tolerations = pod.tolerations;
-    tolerations.extend(
-        accelerators(object, validated)
-            .into_iter()
-            .map(|kind| Toleration {
-                key: Some(kind),
-                operator: Some(TolerationOperator::Exists),
-                value: None,
-                effect: None,
-                toleration_seconds: None,
-            }),
-    );
     ModelCacheSpec {
         source: CacheSource {
             hub: Some(HubSource {
@@ -127,20 +120,38 @@ fn from_hub(object: &ModelDeployment, validated: &Validated, known: &Known) -> M
             claim_name: None,
         }),
         reclaim_policy: storage.reclaim_policy,
-        pod: Some(CachePod {
-            node_selector: pod.node_selector,
-            tolerations,
-            affinity: pod.affinity,
-            runtime_class_name: pod.runtime_class_name,
-            image_pull_secrets: validated
-                .shape
-                .pull_secrets
-                .iter()
-                .map(|name| LocalReference { name: name.clone() })
-                .collect(),
-            resources: None,
-            security_context: pod.security_context,
-        }),
+        pod: Some(pod(object, validated)),
+    }
+}
+
+/// The serving pods' place, so that the volume comes to be where they can be, without their accelerators.
+fn pod(object: &ModelDeployment, validated: &Validated) -> CachePod {
+    let pod = object.spec.pod.clone().unwrap_or_default();
+    let mut tolerations = pod.tolerations;
+    tolerations.extend(
+        accelerators(object, validated)
+            .into_iter()
+            .map(|kind| Toleration {
+                key: Some(kind),
+                operator: Some(TolerationOperator::Exists),
+                value: None,
+                effect: None,
+                toleration_seconds: None,
+            }),
+    );
+    CachePod {
+        node_selector: pod.node_selector,
+        tolerations,
+        affinity: pod.affinity,
+        runtime_class_name: pod.runtime_class_name,
+        image_pull_secrets: validated
+            .shape
+            .pull_secrets
+            .iter()
+            .map(|name| LocalReference { name: name.clone() })
+            .collect(),
+        resources: None,
+        security_context: pod.security_context,
     }
 }
 

@@ -1,8 +1,7 @@
 //! What the serving containers of all engines have in common: image, environment, ports, probes, resources. Pure.
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvVar, HTTPGetAction, Lifecycle, LifecycleHandler, Probe,
-    SleepAction,
+    Container, EnvVar, HTTPGetAction, Lifecycle, LifecycleHandler, Probe, SleepAction,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -15,9 +14,6 @@ use crate::quantity;
 
 /// Name of the port with the OpenAI API.
 pub const HTTP_PORT_NAME: &str = "http";
-
-/// Name of the port with health, metrics and status.
-pub const MANAGEMENT_PORT_NAME: &str = "management";
 
 /// Port of the OpenAI API.
 pub const HTTP_PORT: i32 = 8080;
@@ -108,17 +104,6 @@ pub fn env(name: &str, value: &str) -> EnvVar {
         name: name.to_owned(),
         value: Some(value.to_owned()),
         value_from: None,
-    }
-}
-
-/// A port of the container.
-#[must_use]
-pub fn port(name: &str, number: i32) -> ContainerPort {
-    ContainerPort {
-        name: Some(name.to_owned()),
-        container_port: number,
-        protocol: Some("TCP".to_owned()),
-        ..ContainerPort::default()
     }
 }
 

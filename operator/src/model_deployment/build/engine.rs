@@ -3,7 +3,8 @@
 use k8s_openapi::api::core::v1::{Container, PodTemplateSpec, Volume, VolumeMount};
 
 use super::{runtime, transformers, vllm};
-use crate::api::{Engine, ModelDeployment, ModelFormat};
+use crate::api::{Accelerator, Engine, ModelDeployment, ModelFormat};
+use crate::child::MANAGEMENT_PORT_NAME;
 use crate::config::PodDefaults;
 use crate::model_deployment::progress::{Found, Weights};
 use crate::model_deployment::validate::Validated;
@@ -76,12 +77,28 @@ fn listed(engine: Engine, format: ModelFormat, architecture: Option<&str>) -> bo
         && architecture.is_none_or(|architecture| architectures.contains(&architecture))
 }
 
+/// Whether an engine spreads one model over so many accelerators of a pod.
+#[must_use]
+pub fn spreads(engine: Engine, accelerator: &Accelerator) -> bool {
+    match engine {
+        // A process of ours computes on one device.
+        Engine::Chandler => accelerator.kind == "cpu" || accelerator.count <= 1,
+        Engine::Vllm | Engine::Transformers => true,
+    }
+}
+
 /// Which other engine would run it, for a message.
 #[must_use]
-pub fn alternatives(engine: Engine, format: ModelFormat, found: &Found) -> String {
+pub fn alternatives(
+    engine: Engine,
+    format: ModelFormat,
+    found: &Found,
+    accelerator: &Accelerator,
+) -> String {
     let others: Vec<&str> = ALL
         .into_iter()
         .filter(|other| *other != engine && runs(*other, format, found))
+        .filter(|other| spreads(*other, accelerator))
         .map(Engine::as_str)
         .collect();
     if others.is_empty() {
@@ -115,7 +132,7 @@ pub fn tells_status(template: &PodTemplateSpec) -> bool {
                 .ports
                 .iter()
                 .flatten()
-                .any(|port| port.name.as_deref() == Some(super::container::MANAGEMENT_PORT_NAME))
+                .any(|port| port.name.as_deref() == Some(MANAGEMENT_PORT_NAME))
         })
     })
 }
@@ -145,24 +162,47 @@ mod tests {
         assert!(!runs(Engine::Vllm, ModelFormat::Mlx, &mllama));
         assert!(!runs(Engine::Transformers, ModelFormat::Pytorch, &mllama));
         assert!(!runs(Engine::Transformers, ModelFormat::Awq, &llama));
+        let others = |engine, format, found: &Found, count| {
+            alternatives(engine, format, found, &gpus(count))
+        };
         assert_eq!(
-            alternatives(Engine::Transformers, ModelFormat::Pytorch, &mllama),
+            others(Engine::Transformers, ModelFormat::Pytorch, &mllama, 1),
             ", or set spec.runtime.engine to VLLM"
         );
         let unknown = found("Unheard", true);
         assert!(runs(Engine::Chandler, ModelFormat::Ggufv2, &unknown));
         assert!(!runs(Engine::Vllm, ModelFormat::Pytorch, &unknown));
+        let llama = found("LlamaForCausalLM", false);
         assert_eq!(
-            alternatives(
-                Engine::Chandler,
-                ModelFormat::Pytorch,
-                &found("LlamaForCausalLM", false)
-            ),
+            others(Engine::Chandler, ModelFormat::Pytorch, &llama, 1),
             ", or set spec.runtime.engine to VLLM or Transformers"
         );
         assert_eq!(
-            alternatives(Engine::Vllm, ModelFormat::Ggufv2, &unknown),
+            others(Engine::Vllm, ModelFormat::Ggufv2, &unknown, 1),
             ", or set spec.runtime.engine to Chandler"
         );
+        assert_eq!(others(Engine::Vllm, ModelFormat::Ggufv2, &unknown, 2), "");
+    }
+
+    fn gpus(count: i32) -> Accelerator {
+        Accelerator {
+            kind: "nvidia.com/gpu".to_owned(),
+            count,
+            products: None,
+            min_memory: None,
+            wait_seconds: None,
+            limits: None,
+        }
+    }
+
+    #[test]
+    fn a_process_of_ours_computes_on_one_device() {
+        let cpu = Accelerator {
+            kind: "cpu".to_owned(),
+            ..gpus(4)
+        };
+        assert!(spreads(Engine::Chandler, &gpus(1)) && spreads(Engine::Chandler, &cpu));
+        assert!(!spreads(Engine::Chandler, &gpus(2)));
+        assert!(spreads(Engine::Vllm, &gpus(8)) && spreads(Engine::Transformers, &gpus(8)));
     }
 }

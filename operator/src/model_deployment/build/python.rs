@@ -2,8 +2,9 @@
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, SecurityContext};
 
-use super::container::{self, HTTP_PORT, HTTP_PORT_NAME, Health, env, port};
+use super::container::{self, HTTP_PORT, HTTP_PORT_NAME, Health, env};
 use crate::api::ModelDeployment;
+use crate::child::port;
 use crate::config::PodDefaults;
 use crate::model_deployment::plan;
 use crate::model_deployment::progress::Weights;

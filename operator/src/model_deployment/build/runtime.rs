@@ -2,11 +2,9 @@
 
 use k8s_openapi::api::core::v1::{Container, KeyToPath, SecretVolumeSource, Volume, VolumeMount};
 
-use super::container::{
-    self, DRAIN_SECONDS, HTTP_PORT, HTTP_PORT_NAME, Health, MANAGEMENT_PORT_NAME, model_path, port,
-};
+use super::container::{self, DRAIN_SECONDS, HTTP_PORT, HTTP_PORT_NAME, Health, model_path};
 use crate::api::{ModelDeployment, SecretKey};
-use crate::child;
+use crate::child::{self, MANAGEMENT_PORT, MANAGEMENT_PORT_NAME, port};
 use crate::config::PodDefaults;
 use crate::model_deployment::plan;
 use crate::model_deployment::progress::Weights;
@@ -26,7 +24,8 @@ pub fn build_container(
     let memory = plan::memory(validated, weights);
     let keys = object.spec.access.as_ref();
     let keys = keys.map(|access| &access.api_key_secret_ref);
-    let mut built = container::build(object, validated, &memory, &defaults.image, defaults);
+    let image = image(validated, defaults);
+    let mut built = container::build(object, validated, &memory, image, defaults);
     if let Some(template) = validated
         .chat
         .as_ref()
@@ -41,7 +40,7 @@ pub fn build_container(
         args: Some(arguments(object, validated, weights, keys.is_some())),
         ports: Some(vec![
             port(HTTP_PORT_NAME, HTTP_PORT),
-            port(MANAGEMENT_PORT_NAME, 8081),
+            port(MANAGEMENT_PORT_NAME, MANAGEMENT_PORT),
         ]),
         ..built
     };
@@ -60,6 +59,14 @@ pub fn build_container(
             vec![child::mount("access", KEYS_FOLDER, true)],
         ),
         None => (built, Vec::new(), Vec::new()),
+    }
+}
+
+/// The image with code for GPUs is the larger one by far, so only who asks for a GPU gets it.
+fn image<'a>(validated: &Validated, defaults: &'a PodDefaults) -> &'a str {
+    match container::device(validated) {
+        "cpu" => &defaults.image,
+        _ => &defaults.cuda_image,
     }
 }
 
@@ -91,7 +98,11 @@ fn arguments(
         flag("images-per-prompt", &images.to_string());
     }
     let runtime = object.spec.runtime.clone().unwrap_or_default();
-    if let Some(queue) = runtime.options.and_then(|options| options.max_queue) {
+    let options = runtime.options.unwrap_or_default();
+    for host in &options.image_hosts {
+        flag("image-host", host);
+    }
+    if let Some(queue) = options.max_queue {
         flag("max-queue", &queue.to_string());
     }
     if let Some(chat) = &validated.chat {
