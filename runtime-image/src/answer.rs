@@ -1,4 +1,4 @@
-//! How `resolve` and `fetch` say how they ended: one line of JSON, small enough for a container's termination message.
+//! How `resolve`, `fetch` and `verify` say how they ended: one line of JSON, small enough for a container's termination message.
 //!
 //! The line goes to standard output and to the result file, nothing else ever goes to standard output.
 //! It never holds a credential: messages are made from names, addresses without query, and numbers.
@@ -25,6 +25,8 @@ pub enum Answer {
     Resolved(Resolved),
     /// Every file is in its place and checked.
     Fetched(Fetched),
+    /// Every byte of a folder is what its manifest lists.
+    Verified(Verified),
     /// The command gave up.
     Failed(Failure),
 }
@@ -71,6 +73,46 @@ pub struct Dimensions {
     pub context_length: u64,
     /// Keys of one picture in cross attention; 0 where there is none.
     pub image_tokens: u64,
+    /// What `serve` allocates, where it runs the model and its description tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+}
+
+/// What `serve` allocates for a model on a processor, in parts from which the sum for any context, any number of sequences
+/// and of pictures is made.
+///
+/// A sequence of `n` tokens with `p` pictures takes `ceil(n / block_tokens) + 1 + p * image_blocks` blocks of the arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// Bytes of the packed weights.
+    pub weights_bytes: u64,
+    /// Tokens of one block of the arena.
+    pub block_tokens: u64,
+    /// Numbers of keys and values in one block.
+    pub block_numbers: u64,
+    /// Blocks of one picture with as many tiles as there may be; 0 for models that read text only.
+    pub image_blocks: u64,
+    /// Rows of one step; there are at least as many as sequences.
+    pub step_rows: u64,
+    /// Bytes of buffers for one row.
+    pub row_bytes: u64,
+    /// Rows whose logits can be wanted beside one for each sequence.
+    pub extra_logits_rows: u64,
+    /// Bytes of buffers for one of them.
+    pub logits_row_bytes: u64,
+    /// Bytes of buffers for the picture under way; 0 for models that read text only.
+    pub image_bytes: u64,
+}
+
+impl Memory {
+    /// Bytes of all buffers where so many sequences run at once.
+    #[must_use]
+    pub fn buffers(&self, sequences: u64) -> u64 {
+        self.step_rows.max(sequences) * self.row_bytes
+            + (sequences + self.extra_logits_rows) * self.logits_row_bytes
+            + self.image_bytes
+    }
 }
 
 /// What a completed folder of weights holds.
@@ -87,6 +129,19 @@ pub struct Fetched {
     pub bytes: u64,
     /// `sha256:` and the digest of the manifest's bytes.
     pub manifest_digest: String,
+}
+
+/// What lies in a folder of weights that was there already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verified {
+    /// How many files there are.
+    pub files: usize,
+    /// Their size together.
+    pub bytes: u64,
+    /// `sha256:` and the digest of the manifest's bytes; absent where none is there and none can be written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifest_digest: Option<String>,
 }
 
 /// Why a command gave up.
@@ -129,6 +184,8 @@ pub enum Reason {
     StartFailed,
     /// The thread that owns the model died.
     EngineFailed,
+    /// The device failed while it computed.
+    DeviceLost,
 }
 
 impl Failure {
@@ -159,7 +216,7 @@ impl Answer {
     /// The exit code that belongs to this answer.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Resolved(_) | Self::Fetched(_) => ExitCode::SUCCESS,
+            Self::Resolved(_) | Self::Fetched(_) | Self::Verified(_) => ExitCode::SUCCESS,
             Self::Failed(_) => ExitCode::FAILURE,
         }
     }
@@ -320,6 +377,17 @@ mod tests {
             vocabulary_size: u64::MAX,
             context_length: u64::MAX,
             image_tokens: u64::MAX,
+            memory: Some(Memory {
+                weights_bytes: u64::MAX,
+                block_tokens: u64::MAX,
+                block_numbers: u64::MAX,
+                image_blocks: u64::MAX,
+                step_rows: u64::MAX,
+                row_bytes: u64::MAX,
+                extra_logits_rows: u64::MAX,
+                logits_row_bytes: u64::MAX,
+                image_bytes: u64::MAX,
+            }),
         };
         let line = Answer::Resolved(Resolved {
             id: "a".repeat(200),
@@ -333,19 +401,43 @@ mod tests {
         .line();
         assert!(line.len() < ANSWER_LIMIT, "{}", line.len());
         let back: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let names: Vec<&String> = back["dimensions"].as_object().unwrap().keys().collect();
-        let mut expected = [
-            "layers",
-            "crossAttentionLayers",
-            "keyValueHeads",
-            "headSize",
-            "hiddenSize",
-            "vocabularySize",
-            "contextLength",
-            "imageTokens",
-        ];
-        expected.sort_unstable();
-        assert_eq!(names, expected);
+        let names = |at: &str| {
+            let fields = back
+                .pointer(at)
+                .and_then(|value| value.as_object())
+                .unwrap();
+            let mut names: Vec<String> = fields.keys().cloned().collect();
+            names.sort();
+            names
+        };
+        assert_eq!(
+            names("/dimensions"),
+            [
+                "contextLength",
+                "crossAttentionLayers",
+                "headSize",
+                "hiddenSize",
+                "imageTokens",
+                "keyValueHeads",
+                "layers",
+                "memory",
+                "vocabularySize",
+            ]
+        );
+        assert_eq!(
+            names("/dimensions/memory"),
+            [
+                "blockNumbers",
+                "blockTokens",
+                "extraLogitsRows",
+                "imageBlocks",
+                "imageBytes",
+                "logitsRowBytes",
+                "rowBytes",
+                "stepRows",
+                "weightsBytes",
+            ]
+        );
     }
 
     #[test]

@@ -1,20 +1,51 @@
 //! Arithmetic on our own buffers: packed weight matrices, the kernels that read them, the threads that run them.
 //!
+//! A model sees one trait, [`backend::Backend`]; [`cpu`] is this processor's, [`cuda`] an NVIDIA card's. Nothing above it is specific to a device.
+//!
 //! The reduction order of every result is fixed: a row's numbers do not depend on how many other rows are computed beside it,
 //! on the number of threads, or on how a prompt was cut into chunks.
 //! Kernels are picked at run time from what the processor offers; the plain ones in [`scalar`] say what is meant.
 
 pub mod activation;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod backend;
+pub mod cpu;
+pub mod cuda;
 pub mod elementwise;
 pub mod matmul;
 pub mod matrix;
+mod pages;
 pub mod pool;
+pub mod quants;
+pub mod ranks;
 mod scalar;
+pub mod tensor;
+pub mod vision;
+
+use std::sync::OnceLock;
+
+use clap::ValueEnum;
+
+/// The arithmetic of products on this processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Arithmetic {
+    /// Inputs are rounded to BF16 where weights are BF16 and the processor has matrix units for it (AMX).
+    Auto,
+    /// Inputs are 32-bit floats whatever the weights are.
+    Float32,
+}
+
+/// Whether this processor has matrix units for BF16 that the kernel grants.
+#[must_use]
+pub fn has_matrix_units() -> bool {
+    Instructions::detect().are_matrix_units()
+}
 
 /// The instruction set that the kernels of this process use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,33 +58,20 @@ pub enum Instructions {
     /// AVX-512 with BW, VL and VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// The same, and matrix units (AMX) that the kernel grants and that gave the right numbers at the start.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Instructions {
     /// The best set that this processor offers and the kernel grants.
     #[must_use]
     pub fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512vnni")
-                && is_x86_feature_detected!("f16c")
-            {
-                return Self::Avx512Vnni;
-            }
-            if is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c")
-            {
-                return Self::Avx2;
-            }
-        }
-        Self::Scalar
+        static BEST: OnceLock<Instructions> = OnceLock::new();
+        *BEST.get_or_init(|| Self::available().last().copied().unwrap_or(Self::Scalar))
     }
 
-    /// Every set that this processor can run, the plain one first; tests compare them.
+    /// Every set that this processor can run, the plain one first and the best one last; tests compare them.
     #[must_use]
     pub fn available() -> Vec<Self> {
         let mut sets = vec![Self::Scalar];
@@ -65,11 +83,30 @@ impl Instructions {
             {
                 sets.push(Self::Avx2);
             }
-            if Self::detect() == Self::Avx512Vnni {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+                && is_x86_feature_detected!("f16c")
+            {
                 sets.push(Self::Avx512Vnni);
+                if amx::usable() {
+                    sets.push(Self::Amx);
+                }
             }
         }
         sets
+    }
+
+    pub(crate) fn are_matrix_units(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            self == Self::Amx
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            false
+        }
     }
 
     /// The name that logs show.
@@ -81,6 +118,8 @@ impl Instructions {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => "avx512-amx",
         }
     }
 }

@@ -2,11 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::compute::Arithmetic;
+use crate::compute::cuda::Settings;
+use crate::compute::cuda::matrix::Floats;
 use crate::openai::options::LONGEST_STOP;
+use crate::picture_hosts::{Network, PictureHost, System};
 
 /// Serve a model over an OpenAI-compatible API.
 #[derive(Args, Clone, Debug)]
@@ -14,6 +19,10 @@ pub struct ServeArgs {
     /// Folder of weights (with or without a manifest) or one .gguf file.
     #[arg(long, env = "CHANDLER_MODEL")]
     pub model: PathBuf,
+
+    /// Read every byte of the weights before they are loaded and compare it with the manifest; without it sizes and beginnings are compared.
+    #[arg(long, env = "CHANDLER_VERIFY_WEIGHTS")]
+    pub verify_weights: bool,
 
     /// Name under which requests ask for the model; may be repeated, the first is shown in answers.
     #[arg(
@@ -28,7 +37,15 @@ pub struct ServeArgs {
     #[arg(long, env = "CHANDLER_DEVICE", value_enum, default_value_t = Device::Cpu)]
     pub device: Device,
 
-    /// Tokens of prompt and answer together; the model's own length by default.
+    /// Arithmetic of products on the CPU.
+    #[arg(long, env = "CHANDLER_DTYPE", value_enum, default_value_t = Arithmetic::Auto)]
+    pub dtype: Arithmetic,
+
+    /// How an NVIDIA GPU computes.
+    #[command(flatten)]
+    pub cuda: CudaArgs,
+
+    /// Tokens of prompt and answer together; by default the model's own length, or what fits into memory.
     #[arg(long, env = "CHANDLER_CONTEXT_LENGTH", value_parser = clap::value_parser!(u32).range(2..))]
     pub context_length: Option<u32>,
 
@@ -80,9 +97,21 @@ pub struct ServeArgs {
     #[arg(long, env = "CHANDLER_IMAGES_PER_PROMPT", value_parser = clap::value_parser!(u32).range(0..=1_024))]
     pub images_per_prompt: Option<u32>,
 
+    /// Host that pictures may be fetched from by https: URLs (NAME or NAME:PORT); may be repeated, without one none is fetched.
+    #[arg(long, env = "CHANDLER_IMAGE_HOST", value_delimiter = ',')]
+    pub image_host: Vec<PictureHost>,
+
     /// Threads that compute; as many as this process may use at once by default (CPU limit of the pod included).
     #[arg(long, env = "CHANDLER_THREADS", value_parser = clap::value_parser!(u32).range(1..=1_024))]
     pub threads: Option<u32>,
+
+    /// Bytes for keys and values; by default most of what this process may still take (memory limit of the pod included).
+    #[arg(long, env = "CHANDLER_KV_CACHE_MEMORY_BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub kv_cache_memory_bytes: Option<u64>,
+
+    /// Tokens that are guessed ahead where an answer repeats its prompt or itself; answers stay the same, 0 turns it off.
+    #[arg(long, env = "CHANDLER_SPECULATIVE_TOKENS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=16))]
+    pub speculative_tokens: u32,
 
     /// File that gets the reason when the model cannot be loaded; an absent folder is passed over.
     #[arg(
@@ -91,6 +120,38 @@ pub struct ServeArgs {
         default_value = "/dev/termination-log"
     )]
     pub result_file: PathBuf,
+}
+
+/// How an NVIDIA GPU computes.
+#[derive(Args, Clone, Debug, Default)]
+pub struct CudaArgs {
+    /// Fat binary of kernels in place of the built-in one.
+    #[arg(long, env = "CHANDLER_CUDA_KERNELS")]
+    pub cuda_kernels: Option<PathBuf>,
+
+    /// On a GPU: compute every row of a step so that what is computed beside it changes no bit of it, which is slower.
+    #[arg(long, env = "CHANDLER_BATCH_INVARIANT")]
+    pub batch_invariant: bool,
+
+    /// On a GPU: round weights that are floats to eight bits (E4M3, a scale for each output), which halves their memory.
+    #[arg(long, env = "CHANDLER_FP8_WEIGHTS")]
+    pub fp8_weights: bool,
+}
+
+impl CudaArgs {
+    /// What a backend is to do with weights that are mostly of this type.
+    #[must_use]
+    pub fn settings(&self, main_type: &str) -> Settings {
+        let settings = Settings::new(main_type);
+        Settings {
+            invariant: self.batch_invariant,
+            floats: match settings.floats {
+                Floats::F16 | Floats::Bf16 if self.fp8_weights => Floats::Fp8,
+                floats => floats,
+            },
+            ..settings
+        }
+    }
 }
 
 /// Where to compute.
@@ -130,10 +191,16 @@ fn stop_text(text: &str) -> Result<String, String> {
 pub struct Config {
     /// Folder or file.
     pub model: PathBuf,
+    /// Whether every byte is compared with the manifest before loading.
+    pub verify_weights: bool,
     /// At least one.
     pub served_names: Vec<String>,
     /// Where to compute, as asked.
     pub device: Device,
+    /// Arithmetic of products on the CPU.
+    pub dtype: Arithmetic,
+    /// How a GPU computes.
+    pub cuda: CudaArgs,
     /// Absent: everybody may ask.
     pub api_key_file: Option<PathBuf>,
     /// Absent: the weights' own.
@@ -144,6 +211,12 @@ pub struct Config {
     pub stop_tokens: Vec<u32>,
     /// Absent: as many as fit.
     pub images_per_prompt: Option<usize>,
+    /// Hosts that pictures are fetched from; none where it is empty.
+    pub picture_hosts: Vec<PictureHost>,
+    /// Within which all pictures of a request must have come from there.
+    pub picture_timeout: Duration,
+    /// How these hosts are reached.
+    pub network: Arc<dyn Network>,
     /// Absent: the model's own.
     pub context_length: Option<usize>,
     /// At least 1.
@@ -160,12 +233,19 @@ pub struct Config {
     pub body_budget: usize,
     /// At least 1.
     pub threads: usize,
+    /// Absent: what memory allows.
+    pub kv_cache_memory_bytes: Option<u64>,
+    /// May be 0.
+    pub speculative_tokens: usize,
     /// Where the reason of a failed start is written.
     pub result_file: PathBuf,
 }
 
 /// How long requests are still taken after SIGTERM: a client that has just resolved the endpoint gets an answer.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
+/// Within which all pictures of a request must have come from their hosts.
+const PICTURE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of all requests' bodies together: sixteen of the largest.
 const BODY_BUDGET: usize = 256 << 20;
@@ -175,13 +255,19 @@ impl From<&ServeArgs> for Config {
         let available = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             model: args.model.clone(),
+            verify_weights: args.verify_weights,
             served_names: args.served_name.clone(),
             device: args.device,
+            dtype: args.dtype,
+            cuda: args.cuda.clone(),
             api_key_file: args.api_key_file.clone(),
             chat_template: args.chat_template.clone(),
             stop_texts: args.stop.clone(),
             stop_tokens: args.stop_token_id.clone(),
             images_per_prompt: args.images_per_prompt.map(|images| images as usize),
+            picture_hosts: args.image_host.clone(),
+            picture_timeout: PICTURE_TIMEOUT,
+            network: Arc::new(System),
             context_length: args.context_length.map(|length| length as usize),
             max_sequences: args.max_sequences as usize,
             max_queue: args.max_queue as usize,
@@ -190,6 +276,8 @@ impl From<&ServeArgs> for Config {
             drain_grace: DRAIN_GRACE,
             body_budget: BODY_BUDGET,
             threads: args.threads.map_or(available, |threads| threads as usize),
+            kv_cache_memory_bytes: args.kv_cache_memory_bytes,
+            speculative_tokens: args.speculative_tokens as usize,
             result_file: args.result_file.clone(),
         }
     }
@@ -238,8 +326,29 @@ mod tests {
         assert_eq!(config.stop_tokens, [1, 128_009]);
         assert_eq!(config.chat_template.as_deref(), Some(template));
         assert_eq!(config.images_per_prompt, Some(2));
+        assert!(config.picture_hosts.is_empty());
         assert_eq!(config.api_key_file, Some(PathBuf::from("/keys/api-keys")));
         assert!(parse(&["--stop-token-id=-1"]).is_err());
         assert!(parse(&["--device=auto"]).is_err());
+    }
+
+    #[test]
+    fn products_are_rounded_where_it_pays_unless_floats_are_asked_for() {
+        assert_eq!(parse(&[]).unwrap().dtype, Arithmetic::Auto);
+        let floats = parse(&["--dtype=float32"]).unwrap();
+        assert_eq!(floats.dtype, Arithmetic::Float32);
+        assert!(parse(&["--dtype=bfloat16"]).is_err());
+    }
+
+    #[test]
+    fn hosts_of_pictures_are_names() {
+        let config = parse(&[
+            "--image-host=a.example,b.example:8443",
+            "--image-host=c.example",
+        ]);
+        assert_eq!(config.unwrap().picture_hosts.len(), 3);
+        for host in ["", "*", "10.0.0.1", "https://a.example"] {
+            assert!(parse(&["--image-host", host]).is_err(), "{host}");
+        }
     }
 }

@@ -4,13 +4,19 @@
 //! What never happens: a good file is overwritten, a file in the making is seen under a final name, a finished folder asks the hub.
 
 mod assembly;
+mod buffers;
 mod download;
+mod pace;
+mod parts;
 mod progress;
+mod tell;
 mod volume;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -18,15 +24,16 @@ use indicatif::HumanBytes;
 
 use crate::answer::{Answer, Failure, Fetched, Reason};
 use crate::hub::{
-    Commit, FileDigest, HubError, HuggingFace, PARALLEL_FILES, RemoteFile, RepoPath, Snapshot,
-    Source, SourceArgs, SourceError,
+    Commit, FileDigest, Hub, HubError, PARALLEL_FILES, RemoteFile, RepoPath, Snapshot, Source,
+    SourceArgs, SourceError,
 };
 use crate::job;
-use crate::manifest::{Manifest, ManifestFile, StoredManifest};
+use crate::manifest::{Manifest, ManifestFile, Origin, StoredManifest};
 use crate::resolve::{ResolveError, choose, complete};
 
+use buffers::Buffers;
 use download::Download;
-use progress::Progress;
+use progress::{Counter, Progress};
 use volume::Volume;
 
 /// What `fetch` is asked.
@@ -38,7 +45,16 @@ pub struct FetchArgs {
     /// The volume: the files go into a folder in it that bears the commit's name.
     #[arg(long, env = "CHANDLER_TO")]
     pub to: PathBuf,
+    /// Address of `/status` and `/metrics`, which tell how far the fetch is. Without it, nobody can ask.
+    #[arg(long, env = "CHANDLER_MANAGEMENT_LISTEN", value_name = "ADDRESS")]
+    pub management_listen: Option<SocketAddr>,
+    /// Bytes of one part of a large file; a file of 64 parts or more is fetched in parts.
+    #[arg(long, env = "CHANDLER_PART_BYTES", default_value_t = PART_SIZE, hide = true, value_parser = clap::value_parser!(u64).range(1..=PART_SIZE))]
+    pub part_bytes: u64,
 }
+
+/// Eight of them are the most that a fetch holds in memory.
+const PART_SIZE: u64 = 4 << 20;
 
 /// A model could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -118,16 +134,31 @@ pub fn run(args: FetchArgs) -> ExitCode {
 }
 
 async fn answer(args: FetchArgs) -> Result<Fetched, FetchError> {
-    let FetchArgs { source, to } = args;
+    let FetchArgs {
+        source,
+        to,
+        management_listen,
+        part_bytes,
+    } = args;
     let source = source.check().map_err(ResolveError::Source)?;
-    fetch(&source, &to).await
+    let counter = Arc::new(Counter::default());
+    let _telling = match management_listen {
+        Some(address) => tell::tell(address, counter.clone()).await,
+        None => None,
+    };
+    fetch(&source, &to, counter, part_bytes).await
 }
 
-/// Brings the files of a source to a volume.
+/// Brings the files of a source to a volume, large ones in parts of `part_size` bytes.
 ///
 /// # Errors
 /// When the hub refuses or stops, the volume is full or refuses, or the bytes are wrong.
-pub async fn fetch(source: &Source, to: &Path) -> Result<Fetched, FetchError> {
+async fn fetch(
+    source: &Source,
+    to: &Path,
+    counter: Arc<Counter>,
+    part_size: u64,
+) -> Result<Fetched, FetchError> {
     let volume = Volume::new(to);
     let asked = Commit::parse(&source.revision).ok();
     if let Some(finished) = asked
@@ -164,30 +195,33 @@ pub async fn fetch(source: &Source, to: &Path) -> Result<Fetched, FetchError> {
     let place = volume.prepare(&snapshot.commit, &lock)?;
     let total = chosen.iter().map(|file| file.size).sum::<Option<u64>>();
     place.check_room(&chosen)?;
-    let progress = Progress::start(total);
-    let files = fetch_files(&hub, &snapshot, &chosen, &place, &progress).await?;
+    let progress = Progress::start(counter, total);
+    let files = fetch_files(&hub, &snapshot, &chosen, &place, &progress, part_size).await?;
     drop(progress);
-    let manifest = Manifest::new(
-        source.hub,
-        source.endpoint.to_string(),
-        snapshot.id.clone(),
-        snapshot.commit.clone(),
-        source.choice.format(),
-        source.choice.patterns().to_vec(),
-        files,
-    );
+    let origin = Origin {
+        hub: source.hub,
+        endpoint: source.endpoint.to_string(),
+        id: snapshot.id.clone(),
+        commit: snapshot.commit.clone(),
+        format: source.choice.format(),
+        patterns: source.choice.patterns().to_vec(),
+    };
+    let manifest = Manifest::new(Some(origin.clone()), files);
     let digest = place.finish(&manifest)?;
     tracing::info!(folder = %place.folder().display(), files = manifest.files.len(), bytes = manifest.bytes(), digest, "the folder is complete");
-    Ok(fetched(&StoredManifest { manifest, digest }))
+    Ok(fetched(&origin, &StoredManifest { manifest, digest }))
 }
 
 async fn fetch_files(
-    hub: &HuggingFace,
+    hub: &Hub,
     snapshot: &Snapshot,
     chosen: &[RemoteFile],
     place: &volume::Place,
     progress: &Progress,
+    part_size: u64,
 ) -> Result<Vec<ManifestFile>, FetchError> {
+    let buffers = Buffers::new();
+    let buffers = &buffers;
     stream::iter(chosen)
         .map(|file| {
             Download {
@@ -196,6 +230,8 @@ async fn fetch_files(
                 file,
                 place,
                 progress,
+                buffers,
+                part_size,
             }
             .run()
         })
@@ -221,21 +257,21 @@ fn finished(
         }
     };
     let manifest = &stored.manifest;
+    let Some(origin) = &manifest.origin else {
+        tracing::warn!(folder = %folder.display(), "the manifest does not say where its files are from; it is made anew");
+        return Ok(None);
+    };
     let (format, patterns) = (source.choice.format(), source.choice.patterns());
-    if manifest.commit != *commit
-        || !source.ids.contains(&manifest.id)
-        || manifest.format != format
-        || manifest.patterns != patterns
+    if origin.commit != *commit
+        || !source.ids.contains(&origin.id)
+        || origin.format != format
+        || origin.patterns != patterns
     {
         let say = |id: &str, format: &str, patterns: &[String]| match patterns {
             [] => format!("{id} in format {format}"),
             patterns => format!("{id} in format {format}, files {}", patterns.join(" ")),
         };
-        let found = say(
-            manifest.id.as_str(),
-            manifest.format.as_str(),
-            &manifest.patterns,
-        );
+        let found = say(origin.id.as_str(), origin.format.as_str(), &origin.patterns);
         return Err(FetchError::OtherChoice {
             folder,
             found,
@@ -247,14 +283,14 @@ fn finished(
         return Ok(None);
     }
     tracing::info!(folder = %folder.display(), "the folder is complete already");
-    Ok(Some(fetched(&stored)))
+    Ok(Some(fetched(origin, &stored)))
 }
 
-fn fetched(stored: &StoredManifest) -> Fetched {
+fn fetched(origin: &Origin, stored: &StoredManifest) -> Fetched {
     let manifest = &stored.manifest;
     Fetched {
-        id: manifest.id.to_string(),
-        commit: manifest.commit.to_string(),
+        id: origin.id.to_string(),
+        commit: origin.commit.to_string(),
         files: manifest.files.len(),
         bytes: manifest.bytes(),
         manifest_digest: stored.digest.clone(),

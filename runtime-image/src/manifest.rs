@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::hub::listing::Hex;
@@ -20,11 +21,24 @@ const VERSION: u32 = 1;
 /// 20,000 files of a listing fit easily; more is no manifest.
 const MANIFEST_LIMIT: u64 = 64 << 20;
 
+/// How much is read at a time when digests are checked.
+const READ_BYTES: usize = 1 << 20;
+
 /// What a folder of weights holds, and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The version of this form.
     pub version: u32,
+    /// Where the files came from; nothing where they were found without a manifest.
+    #[serde(flatten)]
+    pub origin: Option<Origin>,
+    /// Every file, sorted by path.
+    pub files: Vec<ManifestFile>,
+}
+
+/// Where files came from, and what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
     /// The hub's kind.
     pub hub: HubKind,
     /// The hub's address.
@@ -38,12 +52,11 @@ pub struct Manifest {
     /// The patterns that chose the files; empty where the format did.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub patterns: Vec<String>,
-    /// Every file, sorted by path.
-    pub files: Vec<ManifestFile>,
 }
 
 /// One file of a folder of weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ManifestFile {
     /// Where it is, relative to the manifest.
     pub path: RepoPath,
@@ -51,7 +64,13 @@ pub struct ManifestFile {
     pub size: u64,
     /// SHA-256 of its content, 64 hexadecimal digits.
     pub sha256: String,
+    /// SHA-256 of its first 64 KiB, or of all where it has less: quickly compared at every start. Absent in manifests of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_sha256: Option<String>,
 }
+
+/// How much of a file's beginning has a digest of its own: the header of a GGUF file with its sizes, and every small file as a whole.
+pub const HEAD_BYTES: u64 = 64 << 10;
 
 /// A manifest as it lies in its folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,24 +114,11 @@ pub enum ManifestError {
 
 impl Manifest {
     /// A manifest of the version written here.
-    pub fn new(
-        hub: HubKind,
-        endpoint: String,
-        id: RepositoryId,
-        commit: Commit,
-        format: Format,
-        patterns: Vec<String>,
-        mut files: Vec<ManifestFile>,
-    ) -> Self {
+    pub fn new(origin: Option<Origin>, mut files: Vec<ManifestFile>) -> Self {
         files.sort_by(|one, other| one.path.cmp(&other.path));
         Self {
             version: VERSION,
-            hub,
-            endpoint,
-            id,
-            commit,
-            format,
-            patterns,
+            origin,
             files,
         }
     }
@@ -171,8 +177,13 @@ impl Manifest {
                 "it has more than {MANIFEST_LIMIT} bytes"
             )));
         }
-        let manifest: Self =
+        let value: Value =
             serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        let manifest = Self::deserialize(&value).map_err(|error| malformed(error.to_string()))?;
+        // One that cannot be read counts as none, unless it is asked for by itself.
+        if manifest.origin.is_none() && value.get("commit").is_some() {
+            Origin::deserialize(&value).map_err(|error| malformed(error.to_string()))?;
+        }
         if manifest.version != VERSION {
             return Err(malformed(format!(
                 "its version is {}, this runtime understands {VERSION}",
@@ -188,7 +199,32 @@ impl Manifest {
         }))
     }
 
-    /// The cheap check: every file is there with its size. Digests are not read.
+    /// The check of every start: sizes, and the digest of each file's first 64 KiB.
+    ///
+    /// # Errors
+    /// Names the first file that is not what is listed.
+    pub fn check_heads(&self, folder: &Path) -> Result<(), ManifestError> {
+        self.check_sizes(folder)?;
+        for file in &self.files {
+            if let Some(promised) = &file.head_sha256 {
+                check_digest(folder, file, HEAD_BYTES, promised)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole check: sizes, and the digest of every byte. It reads everything.
+    ///
+    /// # Errors
+    /// Names the first file that is not what is listed.
+    pub fn check_digests(&self, folder: &Path) -> Result<(), ManifestError> {
+        self.check_sizes(folder)?;
+        self.files
+            .iter()
+            .try_for_each(|file| check_digest(folder, file, file.size, &file.sha256))
+    }
+
+    /// Whether every file is there with its size. Digests are not read.
     ///
     /// # Errors
     /// Names the first file that is not.
@@ -213,6 +249,60 @@ impl Manifest {
     }
 }
 
+/// Compares the digest of a file's first bytes with the promised one.
+fn check_digest(
+    folder: &Path,
+    file: &ManifestFile,
+    bytes: u64,
+    promised: &str,
+) -> Result<(), ManifestError> {
+    let path = folder.join(file.path.as_str());
+    let why = match digest_of_file(&path, bytes) {
+        Err(error) => format!("cannot be read ({error})"),
+        Ok(found) if found.eq_ignore_ascii_case(promised) => return Ok(()),
+        Ok(found) => {
+            format!("has other bytes (sha256 of the first {bytes}: {found}, expected {promised})")
+        }
+    };
+    Err(ManifestError::File {
+        path,
+        why,
+        size: file.size,
+    })
+}
+
+/// SHA-256 of a file's first bytes, as hexadecimal digits.
+fn digest_of_file(path: &Path, bytes: u64) -> io::Result<String> {
+    let mut digest = Sha256::new();
+    let mut content = File::open(path)?.take(bytes);
+    let size = usize::try_from(bytes).unwrap_or(READ_BYTES);
+    let mut buffer = vec![0; READ_BYTES.min(size).max(1)];
+    loop {
+        match content.read(&mut buffer) {
+            Ok(0) => return Ok(Hex(&digest.finalize()).to_string()),
+            Ok(count) => digest.update(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+impl ManifestFile {
+    /// Describes a file that lies in a folder; it is read whole.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(folder: &Path, path: RepoPath) -> io::Result<Self> {
+        let file = folder.join(path.as_str());
+        Ok(Self {
+            size: fs::metadata(&file)?.len(),
+            sha256: digest_of_file(&file, u64::MAX)?,
+            head_sha256: Some(digest_of_file(&file, HEAD_BYTES)?),
+            path,
+        })
+    }
+}
+
 fn digest_of(bytes: &[u8]) -> String {
     format!("sha256:{}", Hex(&Sha256::digest(bytes)))
 }
@@ -226,18 +316,19 @@ mod tests {
             path: RepoPath::parse(path).unwrap(),
             size,
             sha256: "0".repeat(64),
+            head_sha256: None,
         };
         let commit = Commit::parse(&"a".repeat(40)).unwrap();
         let id = RepositoryId::parse("o/n").unwrap();
-        Manifest::new(
-            HubKind::Huggingface,
-            "https://h/".into(),
+        let origin = Origin {
+            hub: HubKind::Huggingface,
+            endpoint: "https://h/".into(),
             id,
             commit,
-            Format::Ggufv2,
-            Vec::new(),
-            vec![file("b/x.gguf", 2), file("a", 1)],
-        )
+            format: Format::Ggufv2,
+            patterns: Vec::new(),
+        };
+        Manifest::new(Some(origin), vec![file("b/x.gguf", 2), file("a", 1)])
     }
 
     #[test]
@@ -278,10 +369,43 @@ mod tests {
     }
 
     #[test]
+    fn finds_other_bytes_in_the_beginning_and_anywhere_when_all_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let head = usize::try_from(HEAD_BYTES).unwrap();
+        let mut content = vec![7; head + 10];
+        let sha256 = |bytes: &[u8]| Hex(&Sha256::digest(bytes)).to_string();
+        let mut manifest = manifest();
+        manifest.files = vec![ManifestFile {
+            path: RepoPath::parse("a").unwrap(),
+            size: content.len() as u64,
+            sha256: sha256(&content),
+            head_sha256: Some(sha256(&content[..head])),
+        }];
+        let path = folder.path().join("a");
+        fs::write(&path, &content).unwrap();
+        manifest.check_heads(folder.path()).unwrap();
+        manifest.check_digests(folder.path()).unwrap();
+        content[head + 1] = 8;
+        fs::write(&path, &content).unwrap();
+        manifest.check_heads(folder.path()).unwrap();
+        let error = manifest
+            .check_digests(folder.path())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("has other bytes"), "{error}");
+        content[head - 1] = 8;
+        fs::write(&path, &content).unwrap();
+        let error = manifest.check_heads(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("65536"), "{error}");
+        manifest.files[0].head_sha256 = None;
+        manifest.check_heads(folder.path()).unwrap();
+    }
+
+    #[test]
     fn refuses_what_is_no_manifest() {
         let folder = tempfile::tempdir().unwrap();
         let good = serde_json::to_value(manifest()).unwrap();
-        let changed = |at: &str, value: serde_json::Value| {
+        let changed = |at: &str, value: Value| {
             let mut changed = good.clone();
             *changed.pointer_mut(at).unwrap() = value;
             changed.to_string()

@@ -1,7 +1,8 @@
 //! What the process counts, under vLLM's names, so that existing dashboards and autoscalers work.
 
-use std::sync::Mutex;
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -12,6 +13,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::engine::Finish;
+use crate::model::Usage;
+
+/// The form of the text that Prometheus reads.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Upper bounds of time to first token, in seconds.
 const FIRST_TOKEN: [f64; 19] = [
@@ -34,6 +39,12 @@ const NEXT_TOKEN: [f64; 16] = [
 const TOKEN_COUNTS: [f64; 17] = [
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5,
 ];
+
+/// Names of keys that are counted apart: twice those of a full file, since keys are rotated while the process runs.
+const MOST_KEY_NAMES: usize = 512;
+
+/// Stands for all further names.
+const OTHER_KEYS: &str = "other";
 
 /// A part of the start.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
@@ -67,6 +78,37 @@ struct Finished {
     finished_reason: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StepPart {
+    part: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DeviceMemory {
+    state: &'static str,
+}
+
+/// vLLM's words for the arena: the size and number of its blocks stand in labels.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Arena {
+    block_size: usize,
+    num_gpu_blocks: usize,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KeyName {
+    key_name: String,
+}
+
+/// Counts what is done for the holders of the keys of one name.
+#[derive(Clone, Debug)]
+pub struct KeyTokens {
+    /// Prompt tokens, computed or found in the cache.
+    pub prompt: Counter,
+    /// Tokens generated.
+    pub generation: Counter,
+}
+
 /// Tokens of one generation.
 #[derive(Clone, Copy, Debug)]
 pub struct Tokens {
@@ -93,7 +135,26 @@ pub struct Metrics {
     pub next_token: Histogram,
     /// From arrival to the model.
     pub queue_time: Histogram,
-    /// Part of the cache's blocks that hold something, 0 to 1.
+    /// Prompt tokens that were looked for in the cache.
+    pub prefix_queries: Counter,
+    /// Tokens that were found there.
+    pub prefix_hits: Counter,
+    /// Pictures that were put through the vision tower.
+    pub pictures_encoded: Counter,
+    /// Pictures whose keys and values were found in the cache.
+    pub pictures_found: Counter,
+    /// Tokens guessed.
+    pub guessed: Counter,
+    /// Guesses that were true.
+    pub confirmed: Counter,
+    /// Steps for which a device had no memory.
+    pub device_faults: Counter,
+    step_seconds: Family<StepPart, Counter<f64, AtomicU64>>,
+    measured_steps: Counter,
+    device_memory: Family<DeviceMemory, Gauge<f64, AtomicU64>>,
+    /// Part of the cache's blocks that pictures use, 0 to 1.
+    pub picture_cache_usage: Gauge<f64, AtomicU64>,
+    /// Part of the cache's blocks that somebody uses, 0 to 1.
     pub cache_usage: Gauge<f64, AtomicU64>,
     request_prompt_tokens: Histogram,
     request_generation_tokens: Histogram,
@@ -101,6 +162,10 @@ pub struct Metrics {
     whole_request: Histogram,
     success: Family<Finished, Counter>,
     preemptions: Counter,
+    arena: Family<Arena, Gauge>,
+    key_names: Mutex<HashSet<String>>,
+    key_prompt_tokens: Family<KeyName, Counter>,
+    key_generation_tokens: Family<KeyName, Counter>,
 }
 
 impl Metrics {
@@ -119,6 +184,17 @@ impl Metrics {
             time_to_first_token: Histogram::new(FIRST_TOKEN),
             next_token: Histogram::new(NEXT_TOKEN),
             queue_time: Histogram::new(WHOLE_REQUEST),
+            prefix_queries: Counter::default(),
+            prefix_hits: Counter::default(),
+            pictures_encoded: Counter::default(),
+            pictures_found: Counter::default(),
+            guessed: Counter::default(),
+            confirmed: Counter::default(),
+            device_faults: Counter::default(),
+            step_seconds: Family::default(),
+            measured_steps: Counter::default(),
+            device_memory: Family::default(),
+            picture_cache_usage: Gauge::default(),
             cache_usage: Gauge::default(),
             request_prompt_tokens: Histogram::new(TOKEN_COUNTS),
             request_generation_tokens: Histogram::new(TOKEN_COUNTS),
@@ -126,6 +202,10 @@ impl Metrics {
             whole_request: Histogram::new(WHOLE_REQUEST),
             success: Family::default(),
             preemptions: Counter::default(),
+            arena: Family::default(),
+            key_names: Mutex::default(),
+            key_prompt_tokens: Family::default(),
+            key_generation_tokens: Family::default(),
         };
         // Present from the start, so that a rate over the first request is a rate.
         for finished_reason in ["stop", "length", "abort"] {
@@ -177,6 +257,61 @@ impl Metrics {
             metrics.cache_usage.clone(),
         );
         registry.register(
+            "chandler_picture_cache_usage",
+            "Part of the cache that keys and values of pictures use, 0 to 1",
+            metrics.picture_cache_usage.clone(),
+        );
+        registry.register(
+            "chandler_device_step_seconds",
+            "Time of steps on the device by part, of those that were measured, and of the host beside, of all",
+            metrics.step_seconds.clone(),
+        );
+        registry.register(
+            "chandler_device_measured_steps",
+            "Steps whose parts were measured",
+            metrics.measured_steps.clone(),
+        );
+        registry.register(
+            "chandler_device_memory_bytes",
+            "Memory of the device, used and free",
+            metrics.device_memory.clone(),
+        );
+        registry.register(
+            "chandler_device_out_of_memory",
+            "Steps for which the device had no memory",
+            metrics.device_faults.clone(),
+        );
+        registry.register(
+            "vllm:prefix_cache_queries",
+            "Prompt tokens looked for in the cache of prefixes",
+            metrics.prefix_queries.clone(),
+        );
+        registry.register(
+            "vllm:prefix_cache_hits",
+            "Prompt tokens found there",
+            metrics.prefix_hits.clone(),
+        );
+        registry.register(
+            "chandler_pictures_encoded",
+            "Pictures put through the vision tower",
+            metrics.pictures_encoded.clone(),
+        );
+        registry.register(
+            "chandler_pictures_found",
+            "Pictures whose keys and values were found in the cache",
+            metrics.pictures_found.clone(),
+        );
+        registry.register(
+            "vllm:spec_decode_num_draft_tokens",
+            "Tokens guessed ahead",
+            metrics.guessed.clone(),
+        );
+        registry.register(
+            "vllm:spec_decode_num_accepted_tokens",
+            "Guessed tokens that were true",
+            metrics.confirmed.clone(),
+        );
+        registry.register(
             "vllm:request_prompt_tokens",
             "Tokens of a request's prompt",
             metrics.request_prompt_tokens.clone(),
@@ -201,6 +336,21 @@ impl Metrics {
             "Requests computed again for lack of blocks",
             metrics.preemptions.clone(),
         );
+        registry.register(
+            "vllm:cache_config_info",
+            "Tokens of a block of keys and values, and blocks of the arena",
+            metrics.arena.clone(),
+        );
+        registry.register(
+            "chandler_runtime_key_prompt_tokens",
+            "Prompt tokens by the name of the API key",
+            metrics.key_prompt_tokens.clone(),
+        );
+        registry.register(
+            "chandler_runtime_key_generation_tokens",
+            "Tokens generated by the name of the API key",
+            metrics.key_generation_tokens.clone(),
+        );
         Self {
             registry: Mutex::new(registry),
             ..metrics
@@ -219,6 +369,56 @@ impl Metrics {
         self.whole_request.observe(seconds);
         self.request_prompt_tokens.observe(tokens.prompt as f64);
         self.request_generation_tokens.observe(tokens.answer as f64);
+    }
+
+    /// The counters of the keys of this name.
+    #[must_use]
+    pub fn key_tokens(&self, name: &str) -> KeyTokens {
+        let mut names = self
+            .key_names
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let known =
+            names.contains(name) || (names.len() < MOST_KEY_NAMES && names.insert(name.to_owned()));
+        let key_name = if known { name } else { OTHER_KEYS }.to_owned();
+        let labels = KeyName { key_name };
+        KeyTokens {
+            prompt: self.key_prompt_tokens.get_or_create_owned(&labels),
+            generation: self.key_generation_tokens.get_or_create_owned(&labels),
+        }
+    }
+
+    /// Notes what a device tells of itself, and the time that the host took beside in one turn.
+    pub fn used(&self, usage: &Usage, host: Duration) {
+        let add = |part: &'static str, seconds: f64| {
+            let counter = self.step_seconds.get_or_create(&StepPart { part });
+            counter.inc_by(seconds);
+        };
+        add("host", host.as_secs_f64());
+        if let Some(spent) = usage.spent {
+            add("gemm", spent.products);
+            add("attention", spent.attention);
+            add("sampling", spent.choosing);
+            add("other", spent.other);
+            self.measured_steps.inc();
+        }
+        if let Some((free, total)) = usage.memory {
+            let note = |state, bytes: u64| {
+                let gauge = self.device_memory.get_or_create(&DeviceMemory { state });
+                gauge.set(bytes as f64);
+            };
+            note("free", free);
+            note("used", total.saturating_sub(free));
+        }
+    }
+
+    /// Notes how many blocks there are for keys and values, and how many tokens one has.
+    pub fn arena(&self, blocks: usize, tokens: usize) {
+        let arena = Arena {
+            block_size: tokens,
+            num_gpu_blocks: blocks,
+        };
+        self.arena.get_or_create(&arena).set(1);
     }
 
     /// Notes how long a part of the start took.
@@ -246,10 +446,7 @@ impl Metrics {
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let registry = self
-            .registry
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         // Writing to a string cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
         text

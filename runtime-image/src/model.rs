@@ -1,43 +1,38 @@
-//! What the engine asks of a model: one step at a time, described by plain data.
+//! What the engine asks of a model: one step at a time, described by the plain data of a [`StepPlan`].
 //!
-//! A [`StepPlan`] holds numbers only, so the same plan can go to any architecture and any device.
 //! Nothing above this trait knows tensors; nothing below it knows requests.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use crate::weights::{LoadError, Weights};
+use crate::compute::Arithmetic;
+use crate::compute::backend::{Fault, Spent};
+use crate::compute::cuda::card::{Card, CardError};
+use crate::compute::cuda::{self, Cuda};
+use crate::step::{BLOCK_TOKENS, Choice, Encoding, OpenRow, Run, StepPlan};
+use crate::weights::sight::Sight;
+use crate::weights::{LoadError, Shape, Weights};
 
+pub mod decoder;
 #[cfg(any(test, feature = "fake-model"))]
 pub mod fake;
-pub mod llama;
+pub mod linear;
+pub mod ranks;
+pub mod size;
+mod vision;
 
-/// Tokens in one block of the cache of keys and values.
-pub const BLOCK_TOKENS: usize = crate::compute::attention::TOKENS;
+pub use decoder::cross::Pages;
 
-/// The architectures that [`load`] knows, as GGUF files and `config.json` name them.
-pub const ARCHITECTURES: [&str; 2] = ["llama", "LlamaForCausalLM"];
+/// The architectures that [`load`] knows, as GGUF files name them.
+pub const GGUF_ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
 
-/// One step over some tokens of some sequences.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StepPlan {
-    /// One token a row.
-    pub tokens: Vec<u32>,
-    /// The row's place in its sequence, from 0.
-    pub positions: Vec<u32>,
-    /// The sequences, each with its rows; together they cover all rows in order.
-    pub runs: Vec<Run>,
-    /// Rows whose logits are wanted, ascending.
-    pub logits_rows: Vec<usize>,
-}
-
-/// The rows of one sequence in a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// Rows of the step; their positions follow one another.
-    pub rows: Range<usize>,
-    /// The blocks that hold the sequence's keys and values, up to its last row's position.
-    pub blocks: Vec<u32>,
-}
+/// The same, as the `architectures` of a `config.json` name them.
+pub const HUB_ARCHITECTURES: [&str; 4] = [
+    "LlamaForCausalLM",
+    "MllamaForConditionalGeneration",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+];
 
 /// The largest step a model takes, and the room it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +41,7 @@ pub struct Capacity {
     pub rows: usize,
     /// Rows in one step whose logits can be wanted.
     pub logits_rows: usize,
-    /// Blocks of [`BLOCK_TOKENS`] tokens in the cache.
+    /// Blocks of [`BLOCK_TOKENS`] tokens in the arena.
     pub blocks: usize,
 }
 
@@ -71,13 +66,64 @@ impl<'a> Logits<'a> {
     }
 }
 
+/// What a device tells of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// What the parts of a step took.
+    pub spent: Option<Spent>,
+    /// Bytes of its own memory that are free, and all.
+    pub memory: Option<(u64, u64)>,
+}
+
 /// Why a step was not taken. The scheduler's plans never cause one; it is a fault of the program.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     /// The plan contradicts itself or the capacity.
     #[error("failed to run a step: {0}")]
     Plan(String),
+    /// The device could not; where it is out of memory only, it can take other steps.
+    #[error("failed to run a step: {0}")]
+    Device(#[from] Fault),
 }
+
+/// What pictures take of a model that looks at them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PictureFacts {
+    /// The token that stands for one.
+    pub token: u32,
+    /// Keys of one tile.
+    pub tile_keys: usize,
+    /// Tiles of one picture at most.
+    pub most_tiles: usize,
+    /// Bytes of one tile's pixels.
+    pub tile_bytes: usize,
+    /// Arrangements of tiles that there are.
+    pub arrangements: usize,
+    /// How its pages are divided.
+    pub pages: Pages,
+}
+
+impl PictureFacts {
+    /// Blocks of the arena that a picture of so many tiles takes.
+    #[must_use]
+    pub fn page_count(&self, tiles: usize) -> usize {
+        self.pages.count(tiles * self.tile_keys)
+    }
+}
+
+/// Where a model's numbers can be looked at on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Station {
+    /// What the vision tower gives, for each key.
+    Vision,
+    /// The same after the projector.
+    Projected,
+    /// The state after the text layer of this number.
+    Layer(usize),
+}
+
+/// Is told a station, the number of the first row, and rows of it.
+pub type Tracer = Box<dyn FnMut(Station, usize, &[f32]) + Send>;
 
 /// A loaded model.
 pub trait Model: Send {
@@ -90,9 +136,57 @@ pub trait Model: Send {
     /// Bytes of memory that the weights take.
     fn weight_bytes(&self) -> usize;
 
-    /// Whether it looks at pictures.
-    fn reads_pictures(&self) -> bool {
+    /// What pictures take; absent where it looks at none.
+    fn pictures(&self) -> Option<PictureFacts> {
+        None
+    }
+
+    /// Goes on with a picture by a part of the work; true when its pages are complete. Steps may be taken in between. With
+    /// anything but the same allocation it begins anew.
+    ///
+    /// # Errors
+    /// When it looks at no pictures, or picture and pages do not fit.
+    fn encode(&mut self, _work: &Arc<Encoding>) -> Result<bool, StepError> {
+        Err(StepError::Plan(
+            "a picture for a model that looks at none".to_owned(),
+        ))
+    }
+
+    /// Has every station told to `tracer` from now on, to compare with a reference; models without stations tell nothing.
+    fn trace(&mut self, _tracer: Option<Tracer>) {}
+
+    /// Whether tokens can be chosen where logits are computed, by [`Model::launch`].
+    fn chooses(&self) -> bool {
         false
+    }
+
+    /// Begins one step, and chooses tokens of its wanted rows; the tokens of `open` rows are those that the step before
+    /// chose. At most two steps are begun and not collected.
+    ///
+    /// # Errors
+    /// When the plan does not fit the capacity, or this model does not choose.
+    fn launch(
+        &mut self,
+        _plan: &StepPlan,
+        _choices: &[Choice],
+        _open: &[OpenRow],
+    ) -> Result<(), StepError> {
+        Err(StepError::Plan(
+            "a step that chooses for a model that does not".to_owned(),
+        ))
+    }
+
+    /// Waits for the tokens of the oldest step that was begun and not collected; [`u32::MAX`] where no logit was a number.
+    ///
+    /// # Errors
+    /// When the device failed; nothing is under way then.
+    fn collect(&mut self) -> Result<Vec<u32>, StepError> {
+        Ok(Vec::new())
+    }
+
+    /// What a step took where one was measured since this was asked last, and what memory there is.
+    fn usage(&mut self) -> Usage {
+        Usage::default()
     }
 
     /// Runs one step: appends the rows' keys and values to the cache and returns the wanted logits.
@@ -105,29 +199,34 @@ pub trait Model: Send {
 /// How a model is to be set up.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
-    /// Threads that compute.
+    /// Threads that compute, shared by the ranks.
     pub threads: usize,
+    /// Shards of the model that compute side by side; 1 keeps it whole.
+    pub ranks: usize,
+    /// Arithmetic of products.
+    pub dtype: Arithmetic,
     /// The largest step and the size of the cache.
     pub capacity: Capacity,
 }
 
-/// Tokens of prompt and answer together that a model was made for.
+/// The sizes of the model that the weights describe.
 ///
 /// # Errors
 /// When the architecture is unknown or its description is damaged.
-pub fn context_length(weights: &dyn Weights) -> Result<usize, LoadError> {
+pub fn shape(weights: &dyn Weights) -> Result<Shape, LoadError> {
     check_architecture(weights)?;
-    weights.llama_shape().map(|shape| shape.context_length)
+    weights.shape()
 }
 
 fn check_architecture(weights: &dyn Weights) -> Result<(), LoadError> {
-    if ARCHITECTURES.contains(&weights.architecture()) {
+    let known = weights.known_architectures();
+    if known.contains(&weights.architecture()) {
         return Ok(());
     }
     Err(LoadError::Architecture {
         path: weights.path().to_owned(),
         found: weights.architecture().to_owned(),
-        known: ARCHITECTURES.join(", "),
+        known: known.join(", "),
     })
 }
 
@@ -137,14 +236,58 @@ fn check_architecture(weights: &dyn Weights) -> Result<(), LoadError> {
 /// When the architecture is unknown, or a tensor is missing or misshapen.
 pub fn load(weights: &mut dyn Weights, setup: Setup) -> Result<Box<dyn Model>, LoadError> {
     check_architecture(weights)?;
-    Ok(Box::new(llama::Llama::load(weights, setup)?))
+    Ok(Box::new(ranks::Ranks::load(weights, setup)?))
+}
+
+/// Decides how many blocks the arena has by the bytes that are free when everything else is in place.
+pub type Room<'a> = dyn FnMut(u64) -> Result<usize, LoadError> + 'a;
+
+/// Builds the model that the weights describe on a card; `room` decides in place of `capacity` how many blocks there are.
+///
+/// # Errors
+/// As [`load`], and when the card cannot hold it.
+pub fn load_on(
+    card: Arc<dyn Card>,
+    settings: cuda::Settings,
+    weights: &mut dyn Weights,
+    capacity: Capacity,
+    room: &mut Room<'_>,
+) -> Result<Box<dyn Model>, LoadError> {
+    check_architecture(weights)?;
+    let failed = |error: CardError| {
+        LoadError::Setup(format!("failed to set up {}: {error}", card.facts().name))
+    };
+    let backend = Cuda::new(Arc::clone(&card), settings).map_err(failed)?;
+    let ranks = ranks::Ranks::load_on(backend, weights, capacity, room)?;
+    Ok(Box::new(ranks))
+}
+
+/// What pictures take of a model with these sizes.
+#[must_use]
+pub fn picture_facts(sight: &Sight, shape: &Shape) -> PictureFacts {
+    PictureFacts {
+        token: sight.token,
+        tile_keys: sight.tile_keys(),
+        most_tiles: sight.tiles,
+        tile_bytes: 3 * sight.side * sight.side,
+        arrangements: sight.arrangements.len(),
+        pages: Pages {
+            layers: shape.layers,
+            cross_layers: sight.cross_layers.len(),
+        },
+    }
 }
 
 /// Checks what every model relies on.
 ///
 /// # Errors
 /// When the plan contradicts itself, the capacity or the vocabulary.
-pub fn check(plan: &StepPlan, capacity: Capacity, vocabulary: usize) -> Result<(), StepError> {
+pub fn check(
+    plan: &StepPlan,
+    capacity: Capacity,
+    vocabulary: usize,
+    pictures: Option<PictureFacts>,
+) -> Result<(), StepError> {
     let rows = plan.tokens.len();
     let fail = |message: String| Err(StepError::Plan(message));
     if rows == 0 || rows > capacity.rows || plan.positions.len() != rows {
@@ -154,12 +297,28 @@ pub fn check(plan: &StepPlan, capacity: Capacity, vocabulary: usize) -> Result<(
             capacity.rows
         ));
     }
-    if plan.logits_rows.len() > capacity.logits_rows
-        || plan.logits_rows.iter().any(|row| *row >= rows)
+    let apart = plan
+        .logits
+        .windows(2)
+        .all(|pair| pair[0].end <= pair[1].start);
+    let inside = |range: &Range<usize>| range.start <= range.end && range.end <= rows;
+    if !apart
+        || !plan.logits.iter().all(inside)
+        || plan.logits_rows().count() > capacity.logits_rows
     {
         return fail(format!(
-            "logits of rows {:?} in a step of {rows} rows",
-            plan.logits_rows
+            "logits of rows {:?} in a step of {rows} rows and at most {} logits",
+            plan.logits, capacity.logits_rows
+        ));
+    }
+    let copied = plan.copies.iter().flat_map(|copy| [copy.from, copy.to]);
+    if let Some(block) = copied
+        .into_iter()
+        .find(|block| *block as usize >= capacity.blocks)
+    {
+        return fail(format!(
+            "a copy of block {block}, the arena has {}",
+            capacity.blocks
         ));
     }
     if let Some(token) = plan
@@ -175,13 +334,19 @@ pub fn check(plan: &StepPlan, capacity: Capacity, vocabulary: usize) -> Result<(
             return fail(format!("rows {:?} after row {next}", run.rows));
         }
         next = run.rows.end;
+        if run.adapter.is_some() {
+            return fail("an adapter for a model that has none".to_owned());
+        }
+        if !run.cross.is_empty() && !looks_well(run, capacity, pictures) {
+            return fail(format!("rows {:?} see {:?}", run.rows, run.cross));
+        }
         if run
             .blocks
             .iter()
             .any(|block| *block as usize >= capacity.blocks)
         {
             return fail(format!(
-                "a block beyond the {} of the cache",
+                "a block beyond the {} of the arena",
                 capacity.blocks
             ));
         }
@@ -200,4 +365,52 @@ pub fn check(plan: &StepPlan, capacity: Capacity, vocabulary: usize) -> Result<(
     } else {
         fail(format!("runs cover {next} of {rows} rows"))
     }
+}
+
+/// Whether what a run's rows see fits the model and the arena.
+fn looks_well(run: &Run, capacity: Capacity, pictures: Option<PictureFacts>) -> bool {
+    let Some(facts) = pictures else {
+        return false;
+    };
+    let mut next = run.rows.start;
+    run.cross.iter().all(|cross| {
+        let after = cross.rows.start >= next && !cross.rows.is_empty();
+        next = cross.rows.end;
+        let whole = cross.pictures.iter().all(|picture| {
+            picture.length > 0
+                && picture.pages.len() == facts.pages.count(picture.length)
+                && fits(&picture.pages, capacity)
+        });
+        after && next <= run.rows.end && !cross.pictures.is_empty() && whole
+    })
+}
+
+fn fits(blocks: &[u32], capacity: Capacity) -> bool {
+    blocks
+        .iter()
+        .all(|block| (*block as usize) < capacity.blocks)
+}
+
+/// Checks what every model relies on when it encodes a picture.
+fn check_encoding(
+    work: &Encoding,
+    capacity: Capacity,
+    facts: PictureFacts,
+) -> Result<(), StepError> {
+    let Encoding { picture, pages } = work;
+    let expected = facts.page_count(picture.tiles);
+    if (1..=facts.most_tiles).contains(&picture.tiles)
+        && (1..=facts.arrangements).contains(&picture.arrangement)
+        && picture.pixels.len() == picture.tiles * facts.tile_bytes
+        && pages.len() == expected
+        && fits(pages, capacity)
+    {
+        return Ok(());
+    }
+    Err(StepError::Plan(format!(
+        "a picture of {} tiles in {} pages, expected {expected} of the arena's {} blocks",
+        picture.tiles,
+        pages.len(),
+        capacity.blocks
+    )))
 }

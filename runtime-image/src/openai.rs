@@ -2,13 +2,20 @@
 
 pub mod chat;
 pub mod completions;
+pub mod description;
 pub mod error;
+pub mod logprobs;
 pub mod options;
+pub mod responses;
+pub mod structured;
+pub mod tokens;
+pub mod tools;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Tokens that a request took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, JsonSchema, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
     /// Of the prompt.
     pub prompt_tokens: usize,
@@ -16,22 +23,32 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Of both.
     pub total_tokens: usize,
+    /// More about the prompt's.
+    pub prompt_tokens_details: PromptTokensDetails,
+}
+
+/// More about the tokens of a prompt.
+#[derive(Clone, Copy, Debug, JsonSchema, Default, PartialEq, Eq, Serialize)]
+pub struct PromptTokensDetails {
+    /// Not computed anew, because a request before had the same beginning.
+    pub cached_tokens: usize,
 }
 
 impl Usage {
-    /// Adds up.
+    /// Adds up: a prompt, and the tokens of all answers to it.
     #[must_use]
-    pub fn new(prompt_tokens: usize, completion_tokens: usize) -> Self {
+    pub fn new(prompt_tokens: usize, cached_tokens: usize, completion_tokens: usize) -> Self {
         Self {
             prompt_tokens,
             completion_tokens,
             total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: PromptTokensDetails { cached_tokens },
         }
     }
 }
 
 /// One model of `/v1/models`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ModelObject {
     /// The served name.
     pub id: String,
@@ -46,7 +63,7 @@ pub struct ModelObject {
 }
 
 /// The answer of `/v1/models`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ModelList {
     /// Always `list`.
     pub object: &'static str,

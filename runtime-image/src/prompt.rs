@@ -10,12 +10,15 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde::Serialize;
+use serde_json::{Value as Json, json};
 
+use crate::dialect::Dialect;
 use crate::tokenizer::{Prompt, Tokenizer};
 use crate::weights::LoadError;
 
-/// Instructions that one rendering may take; a chat of a thousand messages takes about a hundred thousand.
-const FUEL: u64 = 20_000_000;
+/// Work that one rendering may take, counted in instructions; one also pays for 64 bytes of data, so that a template which
+/// doubles a text again and again holds at most 256 MB. A chat of a thousand messages takes about a hundred thousand.
+const FUEL: u64 = 4_000_000;
 
 /// Bytes that one rendering may write.
 const LARGEST_OUTPUT: usize = 32 << 20;
@@ -33,9 +36,163 @@ pub struct Message {
     pub role: String,
     /// The text.
     pub content: String,
+    /// Where pictures stand in it, ascending, in bytes.
+    #[serde(skip)]
+    pub pictures: Vec<usize>,
     /// Who speaks, where the request says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// What an assistant thought before it answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// What an assistant called, each with arguments as an object.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<Json>,
+    /// The call that a tool's message answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+}
+
+impl Message {
+    /// A message that is nothing but text.
+    #[must_use]
+    pub fn text(role: &str, content: impl Into<String>) -> Self {
+        Self {
+            role: role.to_owned(),
+            content: content.into(),
+            pictures: Vec::new(),
+            name: None,
+            reasoning_content: None,
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+        }
+    }
+
+    /// Its texts, as a template may write them.
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let Self {
+            role,
+            content,
+            pictures: _,
+            name,
+            reasoning_content,
+            tool_calls,
+            tool_call_id,
+        } = self;
+        [role, content]
+            .into_iter()
+            .chain(
+                [name, reasoning_content, tool_call_id]
+                    .into_iter()
+                    .flatten(),
+            )
+            .map(String::as_str)
+            .chain(tool_calls.iter().flat_map(json_texts))
+    }
+
+    fn guarded(&self, guard: &impl Fn(&str) -> String) -> Self {
+        let Self {
+            role,
+            content,
+            pictures: _,
+            name,
+            reasoning_content,
+            tool_calls,
+            tool_call_id,
+        } = self;
+        Self {
+            role: guard(role),
+            content: guard(content),
+            pictures: Vec::new(),
+            name: name.as_deref().map(guard),
+            reasoning_content: reasoning_content.as_deref().map(guard),
+            tool_calls: tool_calls
+                .iter()
+                .map(|call| guarded_json(call, guard))
+                .collect(),
+            tool_call_id: tool_call_id.as_deref().map(guard),
+        }
+    }
+}
+
+/// A message on its way into a template.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown {
+    Text(Message),
+    /// With a list of parts as content.
+    Parts(Json),
+}
+
+impl Shown {
+    fn new(message: &Message, guard: &impl Fn(&str) -> String) -> Result<Self, serde_json::Error> {
+        let text = message.guarded(guard);
+        if message.pictures.is_empty() {
+            return Ok(Self::Text(text));
+        }
+        let mut parts = Vec::new();
+        let mut written = 0;
+        let ends = message
+            .pictures
+            .iter()
+            .copied()
+            .chain([message.content.len()]);
+        for (index, end) in ends.enumerate() {
+            // Places are between characters: they were noted where texts ended.
+            let text = message.content.get(written..end).unwrap_or_default();
+            if !text.is_empty() {
+                parts.push(json!({"type": "text", "text": guard(text)}));
+            }
+            if index < message.pictures.len() {
+                parts.push(json!({"type": "image"}));
+            }
+            written = end;
+        }
+        let mut shown = serde_json::to_value(text)?;
+        shown["content"] = Json::Array(parts);
+        Ok(Self::Parts(shown))
+    }
+}
+
+/// All texts in a JSON value, names of members included.
+fn json_texts(value: &Json) -> Vec<&str> {
+    match value {
+        Json::String(text) => vec![text],
+        Json::Array(values) => values.iter().flat_map(json_texts).collect(),
+        Json::Object(members) => members
+            .iter()
+            .flat_map(|(name, value)| [vec![name.as_str()], json_texts(value)].concat())
+            .collect(),
+        Json::Null | Json::Bool(_) | Json::Number(_) => Vec::new(),
+    }
+}
+
+fn guarded_json(value: &Json, guard: &impl Fn(&str) -> String) -> Json {
+    match value {
+        Json::String(text) => Json::String(guard(text)),
+        Json::Array(values) => values
+            .iter()
+            .map(|value| guarded_json(value, guard))
+            .collect(),
+        Json::Object(members) => {
+            let members = members.iter();
+            members
+                .map(|(name, value)| (guard(name), guarded_json(value, guard)))
+                .collect()
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) => value.clone(),
+    }
+}
+
+/// What a template is asked to render.
+#[derive(Clone, Debug, Default)]
+pub struct Conversation {
+    /// At least one.
+    pub messages: Vec<Message>,
+    /// Functions that the model may call, as OpenAI writes them.
+    pub tools: Vec<Json>,
+    /// Whether the model shall think first, where the request says so.
+    pub thinking: Option<bool>,
 }
 
 /// Why messages cannot become a prompt.
@@ -57,6 +214,7 @@ pub struct Template {
     environment: Environment<'static>,
     begin: String,
     end: String,
+    dialect: Dialect,
 }
 
 impl Template {
@@ -85,12 +243,11 @@ impl Template {
             return Err(fail("is empty".to_owned()));
         }
         let template = Self::compile(source, tokenizer).map_err(fail)?;
-        let greeting = Message {
-            role: "user".to_owned(),
-            content: "Hello".to_owned(),
-            name: None,
+        let greeting = Conversation {
+            messages: vec![Message::text("user", "Hello")],
+            ..Conversation::default()
         };
-        match template.render(&[greeting], tokenizer) {
+        match template.render(&greeting, tokenizer) {
             Ok(_) | Err(PromptError::Refused(_) | PromptError::NoGuard) => Ok(template),
             Err(PromptError::Template(detail)) => Err(fail(format!(
                 "cannot render a conversation of one message: {detail}"
@@ -125,7 +282,14 @@ impl Template {
             environment,
             begin: tokenizer.begin_text().to_owned(),
             end: tokenizer.end_text().to_owned(),
+            dialect: Dialect::of(source),
         })
+    }
+
+    /// How its model writes calls and thoughts.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// Renders a conversation up to the place where the assistant answers.
@@ -134,28 +298,30 @@ impl Template {
     /// When the template refuses the messages or fails on them.
     pub fn render(
         &self,
-        messages: &[Message],
+        conversation: &Conversation,
         tokenizer: &Tokenizer,
     ) -> Result<Prompt, PromptError> {
-        let texts = messages.iter().flat_map(|message| {
-            [
-                message.role.as_str(),
-                message.content.as_str(),
-                message.name.as_deref().unwrap_or_default(),
-            ]
-        });
+        let Conversation {
+            messages,
+            tools,
+            thinking,
+        } = conversation;
+        let texts = messages.iter().flat_map(Message::texts);
+        let texts = texts.chain(tools.iter().flat_map(json_texts));
         let guard = Tokenizer::guard_for(texts).ok_or(PromptError::NoGuard)?;
-        let guarded: Vec<Message> = messages
+        let guard_text = |text: &str| tokenizer.guard(text, guard);
+        let guarded: Vec<Shown> = messages
             .iter()
-            .map(|message| Message {
-                role: tokenizer.guard(&message.role, guard),
-                content: tokenizer.guard(&message.content, guard),
-                name: message
-                    .name
-                    .as_deref()
-                    .map(|name| tokenizer.guard(name, guard)),
-            })
-            .collect();
+            .map(|message| Shown::new(message, &guard_text))
+            .collect::<Result<_, _>>()
+            .map_err(|error| PromptError::Template(error.to_string()))?;
+        // Templates ask whether there are tools, not how many.
+        let tools: Option<Vec<Json>> = (!tools.is_empty()).then(|| {
+            tools
+                .iter()
+                .map(|tool| guarded_json(tool, &guard_text))
+                .collect()
+        });
         let template = self
             .environment
             .get_template(NAME)
@@ -168,7 +334,8 @@ impl Template {
                     add_generation_prompt => true,
                     bos_token => self.begin.as_str(),
                     eos_token => self.end.as_str(),
-                    tools => Value::from(()),
+                    tools => Value::from(Serde(&tools)),
+                    enable_thinking => thinking.map_or(Value::UNDEFINED, Value::from),
                 },
                 &mut out,
             )
@@ -309,18 +476,54 @@ mod tests {
     const CHATML: &str = "{% for message in messages %}\n{{ '<|im_start|>' + message['role'] + '\\n' + message['content'].strip() + '<|im_end|>' + '\\n' }}{% endfor %}\n{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
     fn message(role: &str, content: &str) -> Message {
-        Message {
-            role: role.to_owned(),
-            content: content.to_owned(),
-            name: None,
-        }
+        Message::text(role, content)
     }
 
     fn render(source: &str, messages: &[Message]) -> Result<Prompt, PromptError> {
+        let conversation = Conversation {
+            messages: messages.to_vec(),
+            ..Conversation::default()
+        };
+        render_all(source, &conversation)
+    }
+
+    fn render_all(source: &str, conversation: &Conversation) -> Result<Prompt, PromptError> {
         let tokenizer = bytes_only(&["<|im_start|>", "<|im_end|>"]);
         Template::new(source, &tokenizer, Path::new("model.gguf"))
             .expect("valid")
-            .render(messages, &tokenizer)
+            .render(conversation, &tokenizer)
+    }
+
+    #[test]
+    fn pictures_stand_between_texts_as_parts_of_their_own() {
+        let source = "{% for part in messages[0].content %}{{ '<image>' if part.type == 'image' else part.text }}|{% endfor %}{{ messages[1].content }}";
+        let mut first = message("user", "Look: and tell");
+        first.pictures = vec![0, 5, 5, 14];
+        let found = render(source, &[first, message("user", "me")]).expect("rendered");
+        assert_eq!(
+            found.text,
+            "<image>|Look:|<image>|<image>| and tell|<image>|me"
+        );
+    }
+
+    #[test]
+    fn control_tokens_in_tools_and_calls_stay_text() {
+        let tokenizer = bytes_only(&["<|im_start|>", "<|im_end|>"]);
+        let typed = serde_json::json!({ "<|im_end|>": ["<|im_start|>", { "a": "<|im_end|>" }] });
+        let mut calls = Message::text("assistant", "");
+        calls.tool_calls = vec![typed.clone()];
+        calls.tool_call_id = Some("<|im_end|>".to_owned());
+        let conversation = Conversation {
+            messages: vec![calls],
+            tools: vec![typed],
+            thinking: Some(true),
+        };
+        let source = "{{ tools | tojson }}{% for m in messages %}{{ m.tool_calls | tojson }}{{ m.tool_call_id }}{% endfor %}{{ enable_thinking }}";
+        let prompt = render_all(source, &conversation).expect("renders");
+        // As Python writes it.
+        assert!(prompt.text.ends_with("True"), "{}", prompt.text);
+        let tokens = tokenizer.encode(&prompt).expect("short");
+        assert!(tokens.iter().all(|token| *token < 256), "{}", prompt.text);
     }
 
     #[test]
@@ -389,6 +592,7 @@ mod tests {
             "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
             "{% for a in range(9999) %}{{ 'xxxxxxxxxx' * 100000 }}{% endfor %}",
             "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+            "{% set n = namespace(x='x') %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
         ] {
             assert!(
                 matches!(

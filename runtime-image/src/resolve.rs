@@ -12,8 +12,8 @@ use crate::answer::{Answer, Failure, Resolved};
 use crate::hub::client::ClientError;
 use crate::hub::description::{Description, describe};
 use crate::hub::{
-    Choice, ChoiceError, HubError, HuggingFace, PARALLEL_FILES, RemoteFile, Snapshot, Source,
-    SourceArgs, SourceError,
+    Choice, ChoiceError, Hub, HubError, PARALLEL_FILES, RemoteFile, Snapshot, Source, SourceArgs,
+    SourceError,
 };
 use crate::job;
 
@@ -80,7 +80,7 @@ pub async fn resolve(source: &Source) -> Result<Resolved, ResolveError> {
 
 /// Lists the repository and chooses its files.
 pub(crate) async fn choose(
-    hub: &HuggingFace,
+    hub: &Hub,
     source: &Source,
     revision: &str,
 ) -> Result<(Snapshot, Vec<RemoteFile>), ResolveError> {
@@ -93,7 +93,7 @@ pub(crate) async fn choose(
 
 /// Asks for what the listing left out about the files that `lack` something, a few at a time.
 pub(crate) async fn complete(
-    hub: &HuggingFace,
+    hub: &Hub,
     snapshot: &Snapshot,
     chosen: &mut [RemoteFile],
     lack: fn(&RemoteFile) -> bool,

@@ -2,9 +2,10 @@
 
 use std::future::Future;
 use std::io::Write;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
@@ -16,19 +17,21 @@ use tokio::time::timeout;
 
 use crate::answer::{Answer, Failure, Reason};
 use crate::config::{Config, ServeArgs};
-use crate::device;
-use crate::engine::{Engine, EngineLimits, Event, Interrupted};
+use crate::device::{self, Place, Settled};
+use crate::engine::{Death, Engine, EngineLimits, Event, Interrupted};
 use crate::logging;
-use crate::model::{self, BLOCK_TOKENS, Capacity, Model, Setup};
+use crate::memory::{self, Arena, Demand};
+use crate::model::size::{self, EXTRA_LOGITS, STEP_ROWS};
+use crate::model::{self, Capacity, Model, Setup};
+use crate::picture_hosts::PictureHosts;
+use crate::pictures::Preparation;
 use crate::prompt::Template;
 use crate::request::{Ending, GenerateRequest, Sampling};
 use crate::server::listen::MOST_CONNECTIONS;
-use crate::server::{self, ApiKeys, Facts, Lifecycle, Service, listen};
+use crate::server::{self, ApiKeys, Facts, Lifecycle, Service, Sight, listen};
+use crate::step::BLOCK_TOKENS;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{LoadError, folder};
-
-/// Rows of one step: prompts are computed in pieces of this many tokens.
-const STEP_ROWS: usize = 256;
 
 /// Time for connections to end after the last answer.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -53,6 +56,9 @@ pub enum ServeError {
     /// The engine died.
     #[error("the engine failed: {0}")]
     Engine(String),
+    /// The device failed while it computed.
+    #[error("{0}; this process ends, and a new one may find it well")]
+    Device(String),
 }
 
 impl ServeError {
@@ -63,6 +69,7 @@ impl ServeError {
             Self::Load(_) => Reason::LoadFailed,
             Self::Listen { .. } | Self::Start(_) => Reason::StartFailed,
             Self::Engine(_) => Reason::EngineFailed,
+            Self::Device(_) => Reason::DeviceLost,
         }
     }
 }
@@ -142,7 +149,17 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let loading = config.clone();
-    serve_with(listeners, config, shutdown, move || load(&loading)).await
+    let (device, args) = (config.device, config.cuda.clone());
+    // A driver may take its time to start a card.
+    let device = tokio::task::spawn_blocking(move || device::settle(device, &args));
+    let device = device
+        .await
+        .map_err(|error| ServeError::Start(error.into()))?;
+    let place = device.place.clone();
+    serve_on(listeners, config, shutdown, device, move || {
+        load_at(&loading, &place)
+    })
+    .await
 }
 
 /// A model with everything that answers need; what loading ends with.
@@ -155,6 +172,8 @@ pub struct Loaded {
     pub template: Option<Template>,
     /// What the weights are stored as.
     pub main_type: String,
+    /// How it wants its pictures; absent where it looks at none.
+    pub preparation: Option<Preparation>,
     /// Tokens of prompt and answer together.
     pub context_length: usize,
 }
@@ -169,6 +188,21 @@ pub async fn serve_with(
     shutdown: impl Future<Output = ()>,
     load: impl FnOnce() -> Result<Loaded, LoadError> + Send + 'static,
 ) -> Result<(), ServeError> {
+    let device = device::settle(config.device, &config.cuda);
+    serve_on(listeners, config, shutdown, device, load).await
+}
+
+/// As [`serve_with`], on a device that has been found.
+///
+/// # Errors
+/// When `load` fails or the engine dies.
+pub async fn serve_on(
+    listeners: Listeners,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+    device: Settled,
+    load: impl FnOnce() -> Result<Loaded, LoadError> + Send + 'static,
+) -> Result<(), ServeError> {
     let mut followers = JoinSet::new();
     let keys = match config.api_key_file.clone() {
         None => None,
@@ -181,7 +215,7 @@ pub async fn serve_with(
             Some(keys)
         }
     };
-    let app = Lifecycle::new(&config, device::settle(config.device), keys);
+    let app = Lifecycle::new(&config, device, keys, picture_hosts(&config).await?);
     let closing = watch::Sender::new(false);
     let api = tokio::spawn(listen::serve(
         listeners.api,
@@ -227,12 +261,26 @@ pub async fn serve_with(
     Ok(())
 }
 
+/// The way to the hosts that pictures are fetched from, where there are any.
+async fn picture_hosts(config: &Config) -> Result<Option<PictureHosts>, ServeError> {
+    let hosts = config.picture_hosts.clone();
+    if hosts.is_empty() {
+        return Ok(None);
+    }
+    let network = Arc::clone(&config.network);
+    let made = tokio::task::spawn_blocking(move || PictureHosts::new(hosts, network));
+    let made = made
+        .await
+        .map_err(|error| ServeError::Start(error.into()))?;
+    made.map(Some).map_err(ServeError::Start)
+}
+
 /// Loads, starts the engine and takes a first step. The receiver hears when the engine ends.
 async fn start(
     app: &Lifecycle,
     config: &Config,
     load: impl FnOnce() -> Result<Loaded, LoadError> + Send + 'static,
-) -> Result<oneshot::Receiver<Option<String>>, ServeError> {
+) -> Result<oneshot::Receiver<Option<Death>>, ServeError> {
     let begun = Instant::now();
     let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| {
         ServeError::Load(LoadError::Setup(format!(
@@ -245,20 +293,31 @@ async fn start(
         mut tokenizer,
         template,
         main_type,
+        preparation,
         context_length,
     } = loaded;
     tokenizer.add_stops(&config.stop_tokens, &config.stop_texts);
-    let reads_pictures = model.reads_pictures();
+    let blocks = model.capacity().blocks;
+    let sight = preparation.zip(model.pictures());
+    let sight = sight.map(|(preparation, facts)| Sight {
+        preparation,
+        facts,
+        blocks,
+    });
     let limits = EngineLimits {
+        // A device that chooses tokens itself computes while the host plans; guesses begin with a token that is known.
+        ahead: model.chooses() && config.speculative_tokens == 0,
         context_length,
         sequences: config.max_sequences,
         queue: config.max_queue,
+        guesses: config.speculative_tokens,
     };
     let vocabulary = model.vocabulary().min(tokenizer.size());
     tracing::info!(seconds = begun.elapsed().as_secs_f64(), %main_type, context_length, "loaded the model");
     let facts = Facts {
         main_type,
         bytes_resident: model.weight_bytes(),
+        bytes_read: folder::tensor_bytes(&config.model),
         limits,
     };
     app.loaded(facts, begun.elapsed());
@@ -274,7 +333,7 @@ async fn start(
     .map_err(ServeError::Start)?;
     match first_step(&engine).await {
         Ok(()) => {}
-        Err(error @ Interrupted::NotFinite(_)) => {
+        Err(error @ Interrupted::Sample(_)) => {
             return Err(ServeError::Engine(error.to_string()));
         }
         Err(Interrupted::Stopped(_)) => return Err(ended(end.await)),
@@ -285,8 +344,9 @@ async fn start(
             engine,
             tokenizer,
             template,
+            grammars: OnceLock::new(),
             vocabulary,
-            reads_pictures,
+            sight,
         },
         begun.elapsed(),
     );
@@ -294,9 +354,12 @@ async fn start(
 }
 
 /// What the end of the engine's thread says: its fault, or nothing but that it is gone.
-fn ended(fault: Result<Option<String>, RecvError>) -> ServeError {
-    let fault = fault.ok().flatten();
-    ServeError::Engine(fault.unwrap_or_else(|| "its thread ended".to_owned()))
+fn ended(death: Result<Option<Death>, RecvError>) -> ServeError {
+    match death.ok().flatten() {
+        Some(Death::Device(detail)) => ServeError::Device(detail),
+        Some(Death::Fault(detail)) => ServeError::Engine(detail),
+        None => ServeError::Engine("its thread ended".to_owned()),
+    }
 }
 
 /// Generates one token, so that the first request finds everything in place.
@@ -307,13 +370,10 @@ async fn first_step(engine: &Engine) -> Result<(), Interrupted> {
     let ending = Ending {
         most_tokens: 1,
         texts: Vec::new(),
+        tokens: Vec::new(),
         ignores_end_tokens: true,
     };
-    let request = GenerateRequest {
-        prompt: vec![0],
-        sampling: Sampling::greedy(),
-        ending,
-    };
+    let request = GenerateRequest::new(vec![0], Sampling::greedy(), ending);
     let mut generation = engine.submit(request, permit)?;
     while !matches!(generation.next().await?, Event::Finished { .. }) {}
     Ok(())
@@ -350,18 +410,26 @@ async fn drain(
 /// # Errors
 /// When it cannot be had as asked for.
 pub fn load(config: &Config) -> Result<Loaded, LoadError> {
-    let folder::Opened {
+    load_at(config, &Place::Cpu)
+}
+
+/// The same, to be computed there.
+///
+/// # Errors
+/// When it cannot be had as asked for.
+pub fn load_at(config: &Config, place: &Place) -> Result<Loaded, LoadError> {
+    if config.verify_weights {
+        folder::verify(&config.model)?;
+    }
+    let folder::Begun {
         mut weights,
         tokenizer,
         template,
         main_type,
-    } = folder::open(&config.model)?;
-    let template = match (&config.chat_template, template) {
-        (Some(given), _) => Some(Template::given(given, &tokenizer)?),
-        (None, Some(own)) => Some(Template::new(&own.text, &tokenizer, &own.path)?),
-        (None, None) => None,
-    };
-    let trained = model::context_length(weights.as_ref())?;
+        preparation,
+    } = folder::begin(&config.model)?;
+    let shape = model::shape(weights.as_ref())?;
+    let trained = shape.context_length;
     let context_length = config.context_length.unwrap_or(trained);
     if context_length > trained {
         return Err(LoadError::Setup(format!(
@@ -369,21 +437,71 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
             weights.path().display()
         )));
     }
-    let capacity = Capacity {
-        rows: STEP_ROWS.max(config.max_sequences),
-        logits_rows: config.max_sequences,
-        // One sequence may fill the context; the part of a block that each of the others begins must not stop it.
-        blocks: context_length.div_ceil(BLOCK_TOKENS) + config.max_sequences,
+    let rows = STEP_ROWS.max(config.max_sequences);
+    let logits_rows = config.max_sequences + EXTRA_LOGITS;
+    let sight = weights.sight()?;
+    let parts = size::memory(&shape, sight.as_ref(), weights.packed_bytes());
+    let settings = config.cuda.settings(&main_type);
+    let number = match place {
+        Place::Cpu => size_of::<f32>(),
+        Place::Card(_) => settings.floats.arena().bytes(),
     };
-    let model = model::load(
-        weights.as_mut(),
-        Setup {
-            threads: config.threads,
-            capacity,
-        },
-    )?;
+    let demand = Demand {
+        weights: parts.weights_bytes,
+        buffers: parts.buffers(config.max_sequences as u64),
+        block: number as u64 * parts.block_numbers,
+        block_tokens: BLOCK_TOKENS,
+        // A context can be full and still have its pictures, or one where no number is given.
+        pictures: config.images_per_prompt.unwrap_or(1) * parts.image_blocks as usize,
+        sequences: config.max_sequences,
+        context: context_length,
+        may_shrink: config.context_length.is_none(),
+    };
+    let capacity = move |blocks| Capacity {
+        rows,
+        logits_rows,
+        blocks,
+    };
+    let (settled, place) = (config.clone(), place.clone());
+    let load = move || match place {
+        Place::Cpu => {
+            let arena = fit(&settled, &demand, memory::available())?;
+            let setup = Setup {
+                threads: settled.threads,
+                ranks: 1,
+                dtype: settled.dtype,
+                capacity: capacity(arena.blocks),
+            };
+            Ok((model::load(weights.as_mut(), setup)?, arena.context))
+        }
+        Place::Card(card) => {
+            let mut context = 0;
+            let mut room = |free: u64| {
+                let arena = fit(&settled, &demand.loaded(), Some(free))?;
+                context = arena.context;
+                Ok(arena.blocks)
+            };
+            let weights = weights.as_mut();
+            let model = model::load_on(card, settings, weights, capacity(0), &mut room)?;
+            Ok::<_, LoadError>((model, context))
+        }
+    };
+    // Beside the weights; what is wrong with tokenizer or template is told before those are complete.
+    let loading = std::thread::Builder::new().name("load".to_owned());
+    let loading = loading
+        .spawn(load)
+        .map_err(|error| LoadError::Setup(format!("failed to start a thread: {error}")))?;
+    let tokenizer = tokenizer()?;
+    let template = match (&config.chat_template, template) {
+        (Some(given), _) => Some(Template::given(given, &tokenizer)?),
+        (None, Some(own)) => Some(Template::new(&own.text, &tokenizer, &own.path)?),
+        (None, None) => None,
+    };
+    let loaded = loading.join();
+    let (model, context_length) = loaded.unwrap_or_else(|panic| resume_unwind(panic))?;
     let known = model.vocabulary();
-    if tokenizer.size() > known {
+    // The token that stands for a picture is never said.
+    if tokenizer.size() > known + usize::from(model.pictures().is_some()) {
         tracing::warn!(
             tokens = tokenizer.size(),
             known,
@@ -395,6 +513,33 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
         tokenizer,
         template,
         main_type,
+        preparation,
         context_length,
     })
+}
+
+/// Decides how much context fits into memory, and says so where it is less than the model's own.
+fn fit(config: &Config, demand: &Demand, available: Option<u64>) -> Result<Arena, LoadError> {
+    let (budget, available) = match config.kv_cache_memory_bytes {
+        Some(bytes) => (bytes, None),
+        None => {
+            let budget = available.map_or(u64::MAX, |bytes| memory::budget(bytes, demand));
+            (budget, available)
+        }
+    };
+    let arena = memory::plan(demand, budget, available)
+        .map_err(|error| LoadError::Setup(error.to_string()))?;
+    if arena.context < demand.context {
+        tracing::warn!(
+            context_length = arena.context,
+            trained = demand.context,
+            "shortened the context to what fits into memory"
+        );
+    }
+    tracing::info!(
+        blocks = arena.blocks,
+        mebibytes = (arena.blocks as u64 * demand.block) >> 20,
+        "keys and values may take so much"
+    );
+    Ok(arena)
 }

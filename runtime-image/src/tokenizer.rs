@@ -15,7 +15,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use crate::weights::LoadError;
-use crate::weights::gguf::GgufFile;
+use crate::weights::gguf::pairs::Pairs;
 
 mod gguf;
 mod hub_files;
@@ -86,8 +86,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// When the description is incomplete or of a kind that is not supported.
-    pub fn from_gguf(file: &GgufFile) -> Result<Self, LoadError> {
-        gguf::parts(file).and_then(|parts| Self::new(parts, crate::weights::Weights::path(file)))
+    pub fn from_gguf(file: &Pairs) -> Result<Self, LoadError> {
+        gguf::parts(file).and_then(|parts| Self::new(parts, file.path()))
     }
 
     /// Builds the tokenizer of a folder in a hub's layout.
@@ -192,6 +192,14 @@ impl Tokenizer {
         Ok(tokens)
     }
 
+    /// Encodes text in which nothing counts as a control token.
+    ///
+    /// # Errors
+    /// When the text is far too long.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
+        self.encode_plain(text, None)
+    }
+
     fn encode_plain(&self, text: &str, guard: Option<char>) -> Result<Vec<u32>, EncodeError> {
         if text.is_empty() {
             return Ok(Vec::new());
@@ -272,6 +280,21 @@ impl Tokenizer {
             .get(token as usize)
             .and_then(Option::as_deref)
             .unwrap_or_default()
+    }
+
+    /// The name of a control token.
+    #[must_use]
+    pub fn control_name(&self, token: u32) -> Option<&str> {
+        self.names.get(&token).map(String::as_str)
+    }
+
+    /// What a person is shown of a token: its bytes, or the name of a control token.
+    #[must_use]
+    pub fn shown(&self, token: u32) -> &[u8] {
+        match self.control_name(token) {
+            Some(name) => name.as_bytes(),
+            None => self.bytes(token),
+        }
     }
 
     /// Tokens after which an answer ends.
@@ -369,6 +392,15 @@ impl Cut {
     }
 }
 
+/// Refuses a merge whose result is longer than every token: the library only finds out that it is none where it fits.
+/// The right part's first `prefix` bytes are no part of the result.
+fn check_merge(left: &str, right: &str, prefix: usize, longest: usize) -> Result<(), String> {
+    match right.len().checked_sub(prefix) {
+        Some(rest) if left.len() + rest <= longest => Ok(()),
+        _ => Err(format!("{left:?} and {right:?} make no token")),
+    }
+}
+
 /// A byte-level tokenizer from its vocabulary and merges.
 fn byte_pairs(
     vocabulary: HashMap<String, u32>,
@@ -377,6 +409,10 @@ fn byte_pairs(
     cut: Cut,
     added: Vec<String>,
 ) -> Result<tokenizers::Tokenizer, tokenizers::Error> {
+    let longest = vocabulary.keys().map(String::len).max().unwrap_or(0);
+    for (left, right) in &merges {
+        check_merge(left, right, 0, longest)?;
+    }
     let vocabulary: tokenizers::models::bpe::Vocab = vocabulary.into_iter().collect();
     let model = BPE::builder()
         .vocab_and_merges(vocabulary, merges)

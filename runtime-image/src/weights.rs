@@ -6,12 +6,15 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::compute::matrix::Matrix;
+use crate::compute::tensor::{Source, Tensor};
+use crate::step::BLOCK_TOKENS;
+use sight::Sight;
 
 pub mod folder;
 pub mod gguf;
 pub mod hub_files;
 pub mod rope;
+pub mod sight;
 
 /// Why a model cannot be loaded. Every message names the file.
 #[derive(Debug, thiserror::Error)]
@@ -73,10 +76,10 @@ pub enum LoadError {
     Setup(String),
 }
 
-/// The sizes and constants of a Llama model.
+/// The sizes and constants of a dense decoder (Llama, Qwen).
 #[derive(Clone, Debug, PartialEq)]
-pub struct LlamaShape {
-    /// Layers.
+pub struct Shape {
+    /// Layers in which text attends to text.
     pub layers: usize,
     /// Width of the state between layers.
     pub hidden: usize,
@@ -88,40 +91,79 @@ pub struct LlamaShape {
     pub width: usize,
     /// Width inside the feed-forward layer.
     pub inner: usize,
-    /// Tokens known.
+    /// Tokens that may come next: logits in a row.
     pub vocabulary: usize,
+    /// Tokens that a prompt may have, at least `vocabulary`: rows of the embedding.
+    pub inputs: usize,
     /// Tokens that the model was made for.
     pub context_length: usize,
     /// Added to the mean square in norms.
     pub epsilon: f32,
     /// Rotation per position of each pair, in radians; at most `width / 2` pairs, the others are not rotated.
     pub frequencies: Vec<f32>,
-    /// Whether pairs are neighbours (GGUF llama files) or half a head apart (hub files).
+    /// Cosines and sines are multiplied by it; 1 but for YaRN.
+    pub rotation_scale: f32,
+    /// Whether pairs are neighbours (GGUF llama files) or half a head apart (hub files, other GGUF files).
     pub neighbours: bool,
 }
 
+impl Shape {
+    /// Numbers of keys and values in one block of the arena.
+    #[must_use]
+    pub fn block_numbers(&self) -> usize {
+        self.layers * 2 * self.key_heads * self.width * BLOCK_TOKENS
+    }
+}
+
 /// An opened model: its description and its tensors.
-pub trait Weights {
+pub trait Weights: Send {
     /// The file that errors name.
     fn path(&self) -> &Path;
 
     /// The architecture, as the file names it.
     fn architecture(&self) -> &str;
 
-    /// The sizes of a Llama model.
+    /// The architectures that models can be made of, in the spelling of this kind of file.
+    fn known_architectures(&self) -> &'static [&'static str];
+
+    /// The sizes of the model.
     ///
     /// # Errors
     /// When a size is missing, out of bounds or contradicts another.
-    fn llama_shape(&self) -> Result<LlamaShape, LoadError>;
+    fn shape(&self) -> Result<Shape, LoadError>;
+
+    /// How it looks at pictures; absent for models that read text only.
+    ///
+    /// # Errors
+    /// When a size is missing, out of bounds or contradicts another.
+    fn sight(&self) -> Result<Option<Sight>, LoadError> {
+        Ok(None)
+    }
+
+    /// Bytes that the weights take when they are packed for this processor.
+    fn packed_bytes(&self) -> u64;
 
     /// Whether there is a tensor of this name.
     fn has(&self, name: &str) -> bool;
 
-    /// Reads and packs a matrix of this shape.
+    /// Reads a matrix of this shape.
     ///
     /// # Errors
-    /// When the tensor is missing, misshapen or unreadable.
-    fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, LoadError>;
+    /// When the tensor is missing, misshapen, of a type that is not read, or unreadable.
+    fn tensor(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor, LoadError>;
+
+    /// Where a matrix of this shape lies, for whoever reads it by himself; none where it has to be read here.
+    ///
+    /// # Errors
+    /// When the tensor is missing, misshapen or of a type that is not read.
+    fn source(
+        &self,
+        _name: &str,
+        _rows: usize,
+        _columns: usize,
+    ) -> Result<Option<Source>, LoadError> {
+        Ok(None)
+    }
 
     /// Reads a vector of this length.
     ///
@@ -146,8 +188,22 @@ pub trait Weights {
     }
 }
 
+/// The widest head that is read.
+const MOST_WIDTH: usize = 1 << 10;
+
+/// Checks the width of a head that came from a file before frequencies are computed for it.
+pub(crate) fn check_width(path: &Path, width: usize) -> Result<(), LoadError> {
+    if (1..=MOST_WIDTH).contains(&width) {
+        return Ok(());
+    }
+    Err(LoadError::Description {
+        path: path.to_owned(),
+        detail: format!("width of a head is {width}, expected 1 to {MOST_WIDTH}"),
+    })
+}
+
 /// Checks a shape that came from a file before anything is allocated by it.
-pub(crate) fn check_shape(path: &Path, shape: &LlamaShape) -> Result<(), LoadError> {
+pub(crate) fn check_shape(path: &Path, shape: &Shape) -> Result<(), LoadError> {
     let fail = |detail: String| {
         Err(LoadError::Description {
             path: path.to_owned(),
@@ -159,7 +215,6 @@ pub(crate) fn check_shape(path: &Path, shape: &LlamaShape) -> Result<(), LoadErr
         ("hidden size", shape.hidden, 1 << 16),
         ("number of heads", shape.heads, 1 << 10),
         ("number of key heads", shape.key_heads, 1 << 10),
-        ("width of a head", shape.width, 1 << 10),
         ("inner size", shape.inner, 1 << 18),
         ("vocabulary", shape.vocabulary, 1 << 22),
         ("context length", shape.context_length, 1 << 24),
@@ -167,6 +222,13 @@ pub(crate) fn check_shape(path: &Path, shape: &LlamaShape) -> Result<(), LoadErr
         if value == 0 || value > most {
             return fail(format!("{name} is {value}, expected 1 to {most}"));
         }
+    }
+    check_width(path, shape.width)?;
+    if shape.inputs < shape.vocabulary || shape.inputs > shape.vocabulary + (1 << 10) {
+        return fail(format!(
+            "an embedding of {} rows for a vocabulary of {}",
+            shape.inputs, shape.vocabulary
+        ));
     }
     if !shape.heads.is_multiple_of(shape.key_heads) {
         return fail(format!(

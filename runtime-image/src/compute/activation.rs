@@ -1,9 +1,35 @@
-//! The input side of a matrix product: rows of floats and, for quantised weights, their bytes.
+//! The input side of a matrix product: rows of floats and, for quantised weights or matrix units, what these are rounded to.
 
 use super::Instructions;
 use super::elementwise;
-use super::matrix::BLOCK;
+use super::matrix::{BLOCK, GROUP, Matrix};
+use super::pages::Aligned;
 use super::pool::{Pool, Shares};
+
+/// What products read of their input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Floats.
+    Floats,
+    /// Blocks of whole numbers where weights are quantised, else floats.
+    Blocks,
+    /// Numbers of bfloat16 where weights are, else floats.
+    Rounded,
+}
+
+impl Form {
+    /// What products with these weights read, where inputs of bfloat16 weights are rounded too or are not.
+    #[must_use]
+    pub fn of(feeds: &[&Matrix], rounds: bool) -> Self {
+        if feeds.iter().any(|matrix| matrix.is_quantized()) {
+            Self::Blocks
+        } else if rounds && feeds.iter().any(|matrix| matrix.is_bf16()) {
+            Self::Rounded
+        } else {
+            Self::Floats
+        }
+    }
+}
 
 /// Rows of one width, as floats and, for quantised weights, as blocks of 32 whole numbers with a scale each.
 /// Allocated once for the largest step.
@@ -14,8 +40,10 @@ pub struct Activation {
     columns: usize,
     /// Row-major floats.
     pub values: Vec<f32>,
-    /// For each block its 32 high bytes (-127 to 127), then its 32 low bytes (-64 to 63).
-    pub(crate) quants: Vec<i8>,
+    /// What rows are rounded to, with how many of them.
+    form: (Form, usize),
+    /// For each block its 32 high bytes (-127 to 127), then its 32 low bytes (-64 to 63); or see [`Rounded`].
+    pub(crate) quants: Aligned,
     /// One scale a block.
     pub(crate) scales: Vec<f32>,
     /// -128 times the sum of a block's numbers: undoes the offset of [`super::matrix::Storage::Q8`].
@@ -32,11 +60,19 @@ impl Activation {
         Self {
             columns,
             values: vec![0.0; rows * columns],
-            quants: vec![0; rows * blocks * 2 * BLOCK],
+            form: (Form::Floats, 0),
+            quants: Aligned::alone(rows * blocks * 2 * BLOCK),
             scales: vec![0.0; rows * blocks],
             offsets: vec![0; rows * blocks],
             sums: vec![0.0; rows * blocks],
         }
+    }
+
+    /// Bytes that room for `rows` rows of `columns` numbers takes.
+    #[must_use]
+    pub const fn bytes(rows: usize, columns: usize) -> usize {
+        let block = 2 * BLOCK * size_of::<i8>() + 3 * size_of::<f32>();
+        rows * (columns * size_of::<f32>() + columns.div_ceil(BLOCK) * block)
     }
 
     /// Numbers in a row.
@@ -56,18 +92,19 @@ impl Activation {
         &mut self.values[row * self.columns..][..self.columns]
     }
 
-    /// Calls `fill` for each of the first `rows` rows, then rounds the row to blocks where `quantize` says so.
+    /// Calls `fill` for each of the first `rows` rows, then rounds the row as `form` says.
     pub fn fill(
         &mut self,
         pool: &mut Pool,
         instructions: Instructions,
         rows: usize,
-        quantize: bool,
+        form: Form,
         fill: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) {
+        self.form = (form, rows);
         let (columns, blocks) = (self.columns, self.columns / BLOCK);
         let values = Shares::new(&mut self.values[..rows * columns]);
-        let quants = Shares::new(&mut self.quants);
+        let quants = Shares::new(self.quants.signed_mut());
         let scales = Shares::new(&mut self.scales);
         let offsets = Shares::new(&mut self.offsets);
         let sums = Shares::new(&mut self.sums);
@@ -75,18 +112,74 @@ impl Activation {
             // SAFETY: each piece has a row of its own, and the slices hold `rows` rows.
             let values = unsafe { values.part(row * columns, columns) };
             fill(row, values);
-            if quantize {
-                // SAFETY: as above.
-                let (quants, scales, offsets, sums) = unsafe {
-                    (
-                        quants.part(row * blocks * 2 * BLOCK, blocks * 2 * BLOCK),
-                        scales.part(row * blocks, blocks),
-                        offsets.part(row * blocks, blocks),
-                        sums.part(row * blocks, blocks),
-                    )
-                };
-                elementwise::quantize(instructions, values, quants, scales, offsets, sums);
+            match form {
+                Form::Floats => {}
+                Form::Blocks => {
+                    // SAFETY: as above.
+                    let (quants, scales, offsets, sums) = unsafe {
+                        (
+                            quants.part(row * blocks * 2 * BLOCK, blocks * 2 * BLOCK),
+                            scales.part(row * blocks, blocks),
+                            offsets.part(row * blocks, blocks),
+                            sums.part(row * blocks, blocks),
+                        )
+                    };
+                    elementwise::quantize(instructions, values, quants, scales, offsets, sums);
+                }
+                Form::Rounded => {
+                    for (block, values) in values.chunks(BLOCK).enumerate() {
+                        let at = Rounded::place(rows, columns.div_ceil(BLOCK), row, block);
+                        // SAFETY: as above.
+                        let rounded = unsafe { quants.part(at, 2 * BLOCK) };
+                        elementwise::round(instructions, values, rounded);
+                        rounded[2 * values.len()..].fill(0);
+                    }
+                }
             }
         });
+    }
+
+    /// The first rows as they were rounded to bfloat16, if they were.
+    pub(super) fn rounded(&self) -> Option<Rounded<'_>> {
+        let (form, rows) = self.form;
+        let blocks = self.columns.div_ceil(BLOCK);
+        (form == Form::Rounded).then(|| Rounded {
+            bytes: &self.quants.bytes()[..rows * blocks * 2 * BLOCK],
+            rows,
+            blocks,
+        })
+    }
+}
+
+/// Rows of bfloat16: `[16 rows][block][row][32 columns]`, less than sixteen rows in the last part, so that matrix units find the
+/// same block of neighbouring rows in one place. They take the bytes that blocks of whole numbers would.
+#[derive(Clone, Copy)]
+pub(super) struct Rounded<'a> {
+    bytes: &'a [u8],
+    rows: usize,
+    blocks: usize,
+}
+
+impl Rounded<'_> {
+    fn place(rows: usize, blocks: usize, row: usize, block: usize) -> usize {
+        let first = row / GROUP * GROUP;
+        let together = GROUP.min(rows - first);
+        (first * blocks + block * together + row - first) * 2 * BLOCK
+    }
+
+    /// Rows that there are.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Blocks of a row, the last one perhaps not full.
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// A block of the rows from `row` on, which is the first of its part, and what lies between it and the next block of them.
+    pub(super) fn tile(&self, row: usize, block: usize) -> (&[u8], usize) {
+        let at = Self::place(self.rows, self.blocks, row, block);
+        (&self.bytes[at..], GROUP.min(self.rows - row) * 2 * BLOCK)
     }
 }

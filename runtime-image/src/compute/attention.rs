@@ -4,12 +4,19 @@
 //! sequence itself.
 
 use super::elementwise::{by_instructions, exp};
+use crate::step::BLOCK_TOKENS;
 
-/// Tokens in one block of the cache.
-pub const TOKENS: usize = 32;
+/// Tokens in one block of the arena.
+const TOKENS: usize = BLOCK_TOKENS;
 
-/// Query heads that are computed together at most; they share one head of keys and values.
-const HEADS: usize = 8;
+/// Query heads that are computed together at most; they share one head of keys and values, and each load of them.
+const HEADS: usize = 4;
+
+/// Numbers of a head's result that are kept in registers while the values of a block are added to them.
+const STRIP: usize = 64;
+
+/// Width of partial sums; fixed, so that results do not depend on the processor.
+const LANES: usize = 16;
 
 by_instructions! {
     /// Attends from `queries` (heads that share this key head, one after the other) to the first `length` tokens.
@@ -33,62 +40,179 @@ fn attend_body(
     out: &mut [f32],
     width: usize,
 ) {
-    for (queries, out) in queries
+    let cache = Cache {
+        keys,
+        values,
+        blocks: &blocks[..length.div_ceil(TOKENS)],
+        stride,
+        length,
+        width,
+    };
+    let mut heads = queries
         .chunks(width * HEADS)
-        .zip(out.chunks_mut(width * HEADS))
-    {
-        let heads = queries.len() / width;
-        let factor = 1.0 / (width as f32).sqrt();
-        let mut largest = [f32::NEG_INFINITY; HEADS];
-        let mut total = [0_f32; HEADS];
-        out.fill(0.0);
-        for (index, block) in blocks.iter().take(length.div_ceil(TOKENS)).enumerate() {
-            let visible = (length - index * TOKENS).min(TOKENS);
-            let at = *block as usize * stride;
-            let keys = &keys[at..at + width * TOKENS];
-            let values = &values[at..at + width * TOKENS];
-            for head in 0..heads {
-                let query = &queries[head * width..][..width];
-                let out = &mut out[head * width..][..width];
-                let mut scores = [0_f32; TOKENS];
-                for (keys, query) in keys.chunks_exact(TOKENS).zip(query) {
-                    for (score, key) in scores.iter_mut().zip(keys) {
-                        *score += query * key;
-                    }
-                }
-                let mut top = largest[head];
-                for (token, score) in scores.iter_mut().enumerate() {
-                    *score = if token < visible {
-                        *score * factor
-                    } else {
-                        f32::NEG_INFINITY
-                    };
-                    top = if *score > top { *score } else { top };
-                }
-                let fade = exp(largest[head] - top);
-                largest[head] = top;
-                let mut sum = 0.0;
-                for score in &mut scores[..visible] {
-                    *score = exp(*score - top);
-                    sum += *score;
-                }
-                total[head] = total[head] * fade + sum;
-                for out in out.iter_mut() {
-                    *out *= fade;
-                }
-                for (weight, values) in scores[..visible].iter().zip(values.chunks_exact(width)) {
-                    for (out, value) in out.iter_mut().zip(values) {
-                        *out += weight * value;
-                    }
+        .zip(out.chunks_mut(width * HEADS));
+    for (queries, out) in &mut heads {
+        match queries.len() / width {
+            1 => attend_heads::<1>(queries, &cache, out),
+            2 => attend_heads::<2>(queries, &cache, out),
+            3 => attend_heads::<3>(queries, &cache, out),
+            _ => attend_heads::<HEADS>(queries, &cache, out),
+        }
+    }
+}
+
+/// What one sequence sees of one head's keys and values.
+struct Cache<'a> {
+    keys: &'a [f32],
+    values: &'a [f32],
+    blocks: &'a [u32],
+    stride: usize,
+    length: usize,
+    width: usize,
+}
+
+#[inline(always)]
+fn attend_heads<const N: usize>(queries: &[f32], cache: &Cache<'_>, out: &mut [f32]) {
+    let width = cache.width;
+    let factor = 1.0 / (width as f32).sqrt();
+    let mut largest = [f32::NEG_INFINITY; N];
+    let mut total = [0_f32; N];
+    out.fill(0.0);
+    for (index, block) in cache.blocks.iter().enumerate() {
+        let visible = (cache.length - index * TOKENS).min(TOKENS);
+        let at = *block as usize * cache.stride;
+        let keys = &cache.keys[at..at + width * TOKENS];
+        let values = &cache.values[at..at + width * TOKENS];
+        let mut scores = products::<N>(queries, keys, width);
+        let mut fade = [0.0; N];
+        for head in 0..N {
+            let scores = &mut scores[head];
+            scores[visible..].fill(f32::NEG_INFINITY);
+            let mut tops = [f32::NEG_INFINITY; LANES];
+            for scores in scores.as_chunks_mut::<LANES>().0 {
+                for (score, top) in scores.iter_mut().zip(&mut tops) {
+                    *score *= factor;
+                    *top = if *score > *top { *score } else { *top };
                 }
             }
+            let top = tops.iter().fold(
+                largest[head],
+                |top, score| {
+                    if *score > top { *score } else { top }
+                },
+            );
+            for score in scores.iter_mut() {
+                *score = exp(*score - top);
+            }
+            // What is not visible has no weight at all, not even that of the smallest number.
+            scores[visible..].fill(0.0);
+            let mut sums = [0_f32; LANES];
+            for scores in scores.as_chunks::<LANES>().0 {
+                for (sum, score) in sums.iter_mut().zip(scores) {
+                    *sum += score;
+                }
+            }
+            fade[head] = exp(largest[head] - top);
+            largest[head] = top;
+            total[head] = total[head] * fade[head] + sums.iter().sum::<f32>();
         }
-        for (head, out) in out.chunks_exact_mut(width).enumerate() {
-            let inverse = 1.0 / total[head];
-            for out in out {
-                *out *= inverse;
+        add_values::<N>(&scores, values, &fade, visible, out, width);
+    }
+    for (out, total) in out.chunks_exact_mut(width).zip(total) {
+        let inverse = 1.0 / total;
+        for out in out {
+            *out *= inverse;
+        }
+    }
+}
+
+/// The products of each head's query with each key of a block.
+#[inline(always)]
+fn products<const N: usize>(queries: &[f32], keys: &[f32], width: usize) -> [[f32; TOKENS]; N] {
+    let mut sums = [[0_f32; TOKENS]; N];
+    for (index, keys) in keys.as_chunks::<TOKENS>().0.iter().enumerate() {
+        for (head, sums) in sums.iter_mut().enumerate() {
+            let query = queries[head * width + index];
+            for (sum, key) in sums.iter_mut().zip(keys) {
+                *sum = key.mul_add(query, *sum);
             }
         }
+    }
+    sums
+}
+
+/// Fades each head's result and adds the values of the first `visible` tokens of a block by their weights.
+#[inline(always)]
+fn add_values<const N: usize>(
+    weights: &[[f32; TOKENS]; N],
+    values: &[f32],
+    fade: &[f32; N],
+    visible: usize,
+    out: &mut [f32],
+    width: usize,
+) {
+    let mut first = 0;
+    while first + STRIP <= width {
+        add_strip::<N, STRIP>(
+            weights,
+            &values[first..],
+            fade,
+            visible,
+            &mut out[first..],
+            width,
+        );
+        first += STRIP;
+    }
+    while first + LANES <= width {
+        add_strip::<N, LANES>(
+            weights,
+            &values[first..],
+            fade,
+            visible,
+            &mut out[first..],
+            width,
+        );
+        first += LANES;
+    }
+    while first < width {
+        add_strip::<N, 1>(
+            weights,
+            &values[first..],
+            fade,
+            visible,
+            &mut out[first..],
+            width,
+        );
+        first += 1;
+    }
+}
+
+#[inline(always)]
+fn add_strip<const N: usize, const WIDE: usize>(
+    weights: &[[f32; TOKENS]; N],
+    values: &[f32],
+    fade: &[f32; N],
+    visible: usize,
+    out: &mut [f32],
+    width: usize,
+) {
+    let mut sums = [[0_f32; WIDE]; N];
+    for (head, sums) in sums.iter_mut().enumerate() {
+        for (sum, out) in sums.iter_mut().zip(&out[head * width..]) {
+            *sum = out * fade[head];
+        }
+    }
+    for token in 0..visible {
+        let values = &values[token * width..][..WIDE];
+        for (head, sums) in sums.iter_mut().enumerate() {
+            let weight = weights[head][token];
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum = value.mul_add(weight, *sum);
+            }
+        }
+    }
+    for (head, sums) in sums.iter().enumerate() {
+        out[head * width..][..WIDE].copy_from_slice(sums);
     }
 }
 
@@ -99,7 +223,15 @@ mod tests {
 
     #[test]
     fn equals_the_definition_for_lengths_inside_and_across_blocks() {
-        let width = 16;
+        // Strips and what is left of them; more heads than are computed together.
+        for (width, heads) in [(16, 3), (64, 4), (80, 1), (88, 6)] {
+            for length in [1, 31, 32, 33, 70, 96] {
+                check(width, heads, length);
+            }
+        }
+    }
+
+    fn check(width: usize, heads: usize, length: usize) {
         let stride = width * TOKENS;
         let wave = |count: usize, step: f32| {
             (0..count)
@@ -107,49 +239,47 @@ mod tests {
                 .collect::<Vec<f32>>()
         };
         let (keys, values) = (wave(stride * 4, 0.37), wave(stride * 4, 0.73));
-        let queries = wave(width * 3, 1.1);
+        let queries = wave(width * heads, 1.1);
         let blocks = [2_u32, 0, 3];
-        for length in [1, 31, 32, 33, 70, 96] {
-            let mut plain = Vec::new();
-            for set in Instructions::available() {
-                let mut out = vec![0.0; width * 3];
-                attend(
-                    set, &queries, &keys, &values, &blocks, stride, length, &mut out, width,
-                );
-                for head in 0..3 {
-                    let key = |t: usize, d: usize| {
-                        keys[blocks[t / TOKENS] as usize * stride + d * TOKENS + t % TOKENS]
-                    };
-                    let value = |t: usize, d: usize| {
-                        values[blocks[t / TOKENS] as usize * stride + t % TOKENS * width + d]
-                    };
-                    let scores: Vec<f64> = (0..length)
-                        .map(|t| {
-                            (0..width)
-                                .map(|d| f64::from(queries[head * width + d] * key(t, d)))
-                                .sum::<f64>()
-                                / 4.0
-                        })
-                        .map(f64::exp)
-                        .collect();
-                    let total: f64 = scores.iter().sum();
-                    for d in 0..width {
-                        let exact: f64 = scores
-                            .iter()
-                            .enumerate()
-                            .map(|(t, s)| s / total * f64::from(value(t, d)))
-                            .sum();
-                        assert!(
-                            (f64::from(out[head * width + d]) - exact).abs() < 1e-5,
-                            "length {length}"
-                        );
-                    }
+        let mut plain = Vec::new();
+        for set in Instructions::available() {
+            let mut out = vec![0.0; width * heads];
+            attend(
+                set, &queries, &keys, &values, &blocks, stride, length, &mut out, width,
+            );
+            for head in 0..heads {
+                let key = |t: usize, d: usize| {
+                    keys[blocks[t / TOKENS] as usize * stride + d * TOKENS + t % TOKENS]
+                };
+                let value = |t: usize, d: usize| {
+                    values[blocks[t / TOKENS] as usize * stride + t % TOKENS * width + d]
+                };
+                let scores: Vec<f64> = (0..length)
+                    .map(|t| {
+                        (0..width)
+                            .map(|d| f64::from(queries[head * width + d] * key(t, d)))
+                            .sum::<f64>()
+                            / (width as f64).sqrt()
+                    })
+                    .map(f64::exp)
+                    .collect();
+                let total: f64 = scores.iter().sum();
+                for d in 0..width {
+                    let exact: f64 = scores
+                        .iter()
+                        .enumerate()
+                        .map(|(t, s)| s / total * f64::from(value(t, d)))
+                        .sum();
+                    assert!(
+                        (f64::from(out[head * width + d]) - exact).abs() < 1e-5,
+                        "width {width}, length {length}"
+                    );
                 }
-                if plain.is_empty() {
-                    plain = out;
-                } else {
-                    assert_eq!(out, plain, "{} gives other bits", set.name());
-                }
+            }
+            if plain.is_empty() {
+                plain = out;
+            } else {
+                assert_eq!(out, plain, "{} gives other bits", set.name());
             }
         }
     }

@@ -5,15 +5,16 @@
 
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, _mm_loadu_si128, _mm256_abs_epi8, _mm256_add_epi16, _mm256_add_epi32,
-    _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32,
+    _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_castsi256_ps, _mm256_cvtepi32_ps,
     _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
     _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
-    _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_slli_epi32,
-    _mm256_srli_epi16, _mm256_storeu_ps, _mm256_xor_si256,
+    _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sign_epi8,
+    _mm256_slli_epi32, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_xor_si256,
 };
 
 use super::matmul::{BlockInput, GroupOutput};
 use super::matrix::{BLOCK, GROUP};
+use super::quants::NON_LINEAR;
 
 /// Input rows computed together; two registers each, of the sixteen that there are.
 const TILE: usize = 2;
@@ -77,7 +78,7 @@ unsafe fn quad(at: *const i8) -> __m256i {
 /// One group of a float matrix; `KIND` 0 is f32, 1 f16, 2 bf16.
 ///
 /// # Safety
-/// The processor has the instructions; `weights` holds `columns * 16` numbers, `input` `rows * columns`.
+/// The processor has the instructions; `weights` holds the group's numbers, `input` `rows * columns`.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn floats<const KIND: u8>(
     weights: &[u8],
@@ -110,6 +111,7 @@ unsafe fn floats_tile<const KIND: u8, const N: usize>(
     first: usize,
     out: &GroupOutput,
 ) {
+    let odd = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
     let mut sums = [[_mm256_setzero_ps(); 2]; N];
     for column in 0..columns {
         let mut weight = [_mm256_setzero_ps(); 2];
@@ -120,9 +122,15 @@ unsafe fn floats_tile<const KIND: u8, const N: usize>(
                 match KIND {
                     0 => _mm256_loadu_ps(weights.add(at * 4).cast()),
                     1 => halves(weights.add(at * 2)),
+                    // Pairs of columns: both are read twice, and once used.
                     _ => {
-                        let raw = _mm_loadu_si128(weights.add(at * 2).cast::<__m128i>());
-                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(raw)))
+                        let at = (column / 2 * GROUP + half * 8) * 4;
+                        let pairs = _mm256_loadu_si256(weights.add(at).cast::<__m256i>());
+                        _mm256_castsi256_ps(if column % 2 == 0 {
+                            _mm256_slli_epi32::<16>(pairs)
+                        } else {
+                            _mm256_and_si256(pairs, odd)
+                        })
                     }
                 }
             };
@@ -139,15 +147,20 @@ unsafe fn floats_tile<const KIND: u8, const N: usize>(
     unsafe { store(&sums, first, out) };
 }
 
-/// One group of a byte matrix.
+/// One group of a byte matrix; with `NAMED`, of a matrix whose nibbles name the bytes.
 ///
 /// # Safety
 /// The processor has the instructions; the slices hold `input.blocks` blocks.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn q8(quants: &[u8], scales: &[u8], input: &BlockInput<'_>, out: &GroupOutput) {
+pub(super) unsafe fn q8<const NAMED: bool>(
+    quants: &[u8],
+    scales: &[u8],
+    input: &BlockInput<'_>,
+    out: &GroupOutput,
+) {
     by_tiles!(input.rows, |first, N| {
         // SAFETY: `first + N` is at most the number of rows; the rest by this function's contract.
-        unsafe { q8_tile::<N>(quants, scales, input, first, out) }
+        unsafe { q8_tile::<N, NAMED>(quants, scales, input, first, out) }
     });
 }
 
@@ -161,7 +174,7 @@ fn joined(high: __m256i, low: __m256i) -> __m256 {
 /// # Safety
 /// As [`q8`], for `N` rows from `first` on.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn q8_tile<const N: usize>(
+unsafe fn q8_tile<const N: usize, const NAMED: bool>(
     quants: &[u8],
     scales: &[u8],
     input: &BlockInput<'_>,
@@ -170,6 +183,9 @@ unsafe fn q8_tile<const N: usize>(
 ) {
     let blocks = input.blocks;
     let (sign, ones) = (_mm256_set1_epi8(-128), _mm256_set1_epi16(1));
+    let low = _mm256_set1_epi8(15);
+    // SAFETY: the table has sixteen bytes.
+    let codes = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(NON_LINEAR.as_ptr().cast()) });
     let mut sums = [[_mm256_setzero_ps(); 2]; N];
     for block in 0..blocks {
         for half in 0..2 {
@@ -179,11 +195,20 @@ unsafe fn q8_tile<const N: usize>(
                 let (mut highs, mut lows) =
                     ([_mm256_setzero_si256(); N], [_mm256_setzero_si256(); N]);
                 for index in 0..8 {
-                    let bytes = quants
-                        .as_ptr()
-                        .add(block * 512 + index * 64 + half * 32)
-                        .cast::<__m256i>();
-                    let weight = _mm256_xor_si256(_mm256_loadu_si256(bytes), sign);
+                    let at = if NAMED {
+                        block * 256 + index % 4 * 64 + half * 32
+                    } else {
+                        block * 512 + index * 64 + half * 32
+                    };
+                    let bytes = _mm256_loadu_si256(quants.as_ptr().add(at).cast::<__m256i>());
+                    let weight = match (NAMED, index / 4) {
+                        (false, _) => _mm256_xor_si256(bytes, sign),
+                        (true, 0) => _mm256_shuffle_epi8(codes, _mm256_and_si256(bytes, low)),
+                        (true, _) => {
+                            let upper = _mm256_srli_epi16::<4>(bytes);
+                            _mm256_shuffle_epi8(codes, _mm256_and_si256(upper, low))
+                        }
+                    };
                     let magnitude = _mm256_abs_epi8(weight);
                     for row in 0..N {
                         let x = input

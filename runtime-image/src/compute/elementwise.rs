@@ -25,7 +25,7 @@ macro_rules! by_instructions {
                 fn with_avx2($($arg: $type),*) { $body($($arg),*) }
                 match instructions {
                     // SAFETY: the variant exists only where these instructions were detected.
-                    $crate::compute::Instructions::Avx512Vnni => return unsafe { with_avx512($($arg),*) },
+                    $crate::compute::Instructions::Avx512Vnni | $crate::compute::Instructions::Amx => return unsafe { with_avx512($($arg),*) },
                     // SAFETY: as above.
                     $crate::compute::Instructions::Avx2 => return unsafe { with_avx2($($arg),*) },
                     $crate::compute::Instructions::Scalar => {}
@@ -149,6 +149,24 @@ fn quantize_body(
     }
 }
 
+by_instructions! {
+    /// Rounds numbers to bfloat16, ties to even; two bytes of each.
+    pub fn round(x: &[f32], out: &mut [i8]) = round_body
+}
+
+#[inline(always)]
+fn round_body(x: &[f32], out: &mut [i8]) {
+    for (x, out) in x.iter().zip(out.as_chunks_mut::<2>().0) {
+        let bits = x.to_bits();
+        let rounded = if x.is_nan() {
+            bits >> 16 | 0x40
+        } else {
+            bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16
+        };
+        *out = (rounded as u16).to_le_bytes().map(u8::cast_signed);
+    }
+}
+
 /// e to the power of `x`, within 2e-7 of the true value, in operations that vectorise.
 /// Large arguments give infinity's neighbourhood (e^88), small ones zero's (e^-87).
 #[inline(always)]
@@ -207,6 +225,28 @@ mod tests {
             );
         }
         assert!(exp(-1e9) < 1e-37 && exp(f32::NEG_INFINITY) < 1e-37);
+    }
+
+    #[test]
+    fn numbers_are_rounded_to_bfloat16_as_everywhere() {
+        let mut x: Vec<f32> = (0..0x1_0000_u32)
+            .map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9)))
+            .collect();
+        x.extend([f32::INFINITY, f32::NAN, f32::MAX, 1.003_906_2, 1.011_718_8]);
+        for set in Instructions::available() {
+            let mut out = vec![0; 2 * x.len()];
+            round(set, &x, &mut out);
+            for (x, out) in x.iter().zip(out.as_chunks::<2>().0) {
+                let found = half::bf16::from_le_bytes(out.map(i8::cast_unsigned));
+                let expected = half::bf16::from_f32(*x);
+                let same = found.to_bits() == expected.to_bits();
+                assert!(
+                    same || (x.is_nan() && found.is_nan()),
+                    "{x:e} with {}",
+                    set.name()
+                );
+            }
+        }
     }
 
     #[test]

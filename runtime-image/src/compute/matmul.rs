@@ -1,9 +1,18 @@
-//! Products of one input with one or more matrices, spread over the pool by groups of sixteen outputs.
+//! Products of one input with one or more matrices, spread over the pool by groups of sixteen outputs, two at a time.
 
-use super::activation::Activation;
-use super::matrix::{BLOCK, GROUP, Matrix, Storage};
+use std::ops::Range;
+
+use super::activation::{Activation, Rounded};
+use super::matrix::{BLOCK, Float, GROUP, Matrix, Storage, in_pairs};
 use super::pool::{Pool, Shares};
 use super::{Instructions, scalar};
+
+/// Rows of bfloat16 that one piece of work takes at most: so many inputs stay in a core's own cache while weights go by. Whole
+/// pairs of tiles.
+pub(super) const BAND: usize = 256;
+
+/// Groups that one piece takes at most: with bands of rows so that their results stay there too, else so that helping is quick.
+const MOST: (usize, usize) = (16, 64);
 
 /// The quantised rows of an input.
 pub(super) struct BlockInput<'a> {
@@ -24,6 +33,18 @@ impl BlockInput<'_> {
     }
 }
 
+/// What matrix units multiply: some rows of an input rounded to bfloat16 and some groups of a matrix.
+pub(super) struct Part<'a> {
+    pub(super) input: Rounded<'a>,
+    pub(super) rows: Range<usize>,
+    /// The groups' numbers.
+    pub(super) weights: &'a [u8],
+    /// Where results go: the row-major output, what lies between its rows, and which columns are these groups'.
+    pub(super) values: Shares<f32>,
+    pub(super) stride: usize,
+    pub(super) outputs: Range<usize>,
+}
+
 /// Where one group's sixteen outputs go, for each row of the input.
 pub(super) struct GroupOutput {
     values: Shares<f32>,
@@ -36,7 +57,11 @@ impl GroupOutput {
     pub(super) fn write(&self, row: usize, sums: &[f32; GROUP]) {
         // SAFETY: `multiply` checked that the output holds this row, and this group's columns belong to this piece alone.
         let part = unsafe { self.values.part(row * self.stride + self.first, self.lanes) };
-        part.copy_from_slice(&sums[..self.lanes]);
+        match <&mut [f32; GROUP]>::try_from(&mut *part) {
+            // Nearly always, and then one store instead of a call.
+            Ok(part) => *part = *sums,
+            Err(_) => part.copy_from_slice(&sums[..self.lanes]),
+        }
     }
 }
 
@@ -48,7 +73,8 @@ pub struct Product<'a> {
     pub out: &'a mut [f32],
 }
 
-/// Multiplies the first `rows` rows of `input` with each matrix. The input must have been quantised if a matrix is.
+/// Multiplies the first `rows` rows of `input` with each matrix. The input must have been quantised if a matrix is; where it was
+/// rounded to bfloat16, matrix units multiply it with matrices of that.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -79,150 +105,244 @@ pub fn multiply(
     let block_input = BlockInput {
         rows,
         blocks: columns / BLOCK,
-        quants: &input.quants[..rows * (columns / BLOCK) * 2 * BLOCK],
+        quants: &input.quants.signed()[..rows * (columns / BLOCK) * 2 * BLOCK],
         scales: &input.scales,
         offsets: &input.offsets,
         sums: &input.sums,
     };
     let floats = &input.values[..rows * columns];
+    let rounded = input.rounded();
+    let (band_rows, most) = match rounded {
+        Some(input) => {
+            assert!(rows <= input.rows(), "every row was rounded");
+            let even = rows.div_ceil(rows.div_ceil(BAND).max(1));
+            let most = if rows > GROUP { MOST.0 } else { MOST.1 };
+            (even.next_multiple_of(2 * GROUP), most)
+        }
+        None => (rows, MOST.1),
+    };
+    let bands = rows.div_ceil(band_rows.max(1));
     // Several pieces a thread, so that one that is held up can be helped; not so many that claiming shows.
-    let per_piece = (groups / (pool.threads() * 6)).clamp(1, 64);
-    pool.run(groups.div_ceil(per_piece), &|piece| {
-        for index in piece * per_piece..((piece + 1) * per_piece).min(groups) {
+    let per_piece = (groups * bands / (pool.threads() * 6)).clamp(1, most);
+    // Kernels take two or four groups at a time where they can.
+    let per_piece = per_piece.next_multiple_of(if rounded.is_some() { 4 } else { 2 });
+    let per_band = groups.div_ceil(per_piece);
+    pool.run(bands * per_band, &|piece| {
+        let (band, piece) = (piece / per_band, piece % per_band);
+        let end = ((piece + 1) * per_piece).min(groups);
+        let mut index = piece * per_piece;
+        while index < end {
             let Some((matrix, values, before)) =
                 targets.iter().rev().find(|(_, _, before)| *before <= index)
             else {
-                continue;
+                return;
             };
             let group = index - before;
-            let out = GroupOutput {
+            let last = matrix.groups().min(end - before);
+            if let (Some(input), Storage::Bf16(weights)) = (rounded, matrix.storage()) {
+                let first = band * band_rows;
+                let size = Float::Bf16.group_bytes(columns);
+                assert!(
+                    instructions.are_matrix_units(),
+                    "who rounds has units for it"
+                );
+                multiply_rounded(&Part {
+                    input,
+                    rows: first..rows.min(first + band_rows),
+                    weights: &weights.bytes()[group * size..last * size],
+                    values: *values,
+                    stride: matrix.rows(),
+                    outputs: group * GROUP..matrix.rows().min(last * GROUP),
+                });
+                index = before + last;
+                continue;
+            }
+            if band > 0 {
+                // The first band has all rows of what units do not multiply.
+                index = before + last;
+                continue;
+            }
+            let out = |group: usize| GroupOutput {
                 values: *values,
                 stride: matrix.rows(),
                 first: group * GROUP,
                 lanes: (matrix.rows() - group * GROUP).min(GROUP),
             };
-            multiply_group(instructions, matrix, group, floats, &block_input, &out);
+            if index + 1 < end && group + 1 < matrix.groups() {
+                let outs = [out(group), out(group + 1)];
+                multiply_groups(instructions, matrix, group, floats, &block_input, &outs);
+                index += 2;
+            } else {
+                let outs = [out(group)];
+                multiply_groups(instructions, matrix, group, floats, &block_input, &outs);
+                index += 1;
+            }
         }
     });
 }
 
-fn multiply_group(
+/// `G` neighbouring groups, the first of which is `group`.
+fn multiply_groups<const G: usize>(
     instructions: Instructions,
     matrix: &Matrix,
     group: usize,
     floats: &[f32],
     blocks: &BlockInput<'_>,
-    out: &GroupOutput,
+    outs: &[GroupOutput; G],
 ) {
     let columns = matrix.columns();
     let per_row = columns / BLOCK;
-    let rows = blocks.rows;
+    let of_groups = |bytes, size: usize| of_groups::<G>(bytes, group, size);
     match matrix.storage() {
         Storage::F32(values) => {
-            let weights = &values.bytes()[group * columns * GROUP * 4..][..columns * GROUP * 4];
-            match instructions {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: the variant stands for detected instructions; slices have the group's size.
-                Instructions::Avx512Vnni => unsafe {
-                    super::avx512::floats::<0>(weights, floats, columns, rows, out);
-                },
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above.
-                Instructions::Avx2 => unsafe {
-                    super::avx2::floats::<0>(weights, floats, columns, rows, out);
-                },
-                Instructions::Scalar => {
-                    scalar::floats(
-                        &|at| scalar::read_f32(weights, at),
-                        floats,
-                        columns,
-                        rows,
-                        out,
-                    );
-                }
-            }
+            let weights = of_groups(values.bytes(), Float::F32.group_bytes(columns));
+            multiply_floats::<0, G>(instructions, weights, floats, (columns, blocks.rows), outs);
         }
         Storage::F16(values) => {
-            let weights = &values.bytes()[group * columns * GROUP * 2..][..columns * GROUP * 2];
-            match instructions {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above.
-                Instructions::Avx512Vnni => unsafe {
-                    super::avx512::floats::<1>(weights, floats, columns, rows, out);
-                },
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above.
-                Instructions::Avx2 => unsafe {
-                    super::avx2::floats::<1>(weights, floats, columns, rows, out);
-                },
-                Instructions::Scalar => {
-                    scalar::floats(
-                        &|at| scalar::read_f16(weights, at),
-                        floats,
-                        columns,
-                        rows,
-                        out,
-                    );
-                }
-            }
+            let weights = of_groups(values.bytes(), Float::F16.group_bytes(columns));
+            multiply_floats::<1, G>(instructions, weights, floats, (columns, blocks.rows), outs);
         }
         Storage::Bf16(values) => {
-            let weights = &values.bytes()[group * columns * GROUP * 2..][..columns * GROUP * 2];
-            match instructions {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above.
-                Instructions::Avx512Vnni => unsafe {
-                    super::avx512::floats::<2>(weights, floats, columns, rows, out);
-                },
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above.
-                Instructions::Avx2 => unsafe {
-                    super::avx2::floats::<2>(weights, floats, columns, rows, out);
-                },
-                Instructions::Scalar => {
-                    scalar::floats(
-                        &|at| scalar::read_bf16(weights, at),
-                        floats,
-                        columns,
-                        rows,
-                        out,
-                    );
-                }
-            }
+            let weights = of_groups(values.bytes(), Float::Bf16.group_bytes(columns));
+            multiply_floats::<2, G>(instructions, weights, floats, (columns, blocks.rows), outs);
         }
         Storage::Q8 { quants, scales } => {
-            let quants = &quants.bytes()[group * per_row * 512..][..per_row * 512];
-            let scales = &scales.bytes()[group * per_row * 32..][..per_row * 32];
-            match instructions {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above.
-                Instructions::Avx512Vnni => unsafe {
-                    super::avx512::q8(quants, scales, blocks, out);
-                },
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above.
-                Instructions::Avx2 => unsafe { super::avx2::q8(quants, scales, blocks, out) },
-                Instructions::Scalar => scalar::q8(quants, scales, blocks, out),
-            }
+            let quants = of_groups(quants.bytes(), per_row * 512);
+            let scales = of_groups(scales.bytes(), per_row * 32);
+            multiply_bytes::<false, G>(instructions, quants, scales, blocks, outs);
+        }
+        Storage::Iq4 { quants, scales } => {
+            let quants = of_groups(quants.bytes(), per_row * 256);
+            let scales = of_groups(scales.bytes(), per_row * 32);
+            multiply_bytes::<true, G>(instructions, quants, scales, blocks, outs);
         }
         Storage::Q4 {
             quants,
             scales,
             mins,
         } => {
-            let quants = &quants.bytes()[group * per_row * 256..][..per_row * 256];
-            let scales = &scales.bytes()[group * per_row * 32..][..per_row * 32];
-            let mins = &mins.bytes()[group * per_row * 32..][..per_row * 32];
-            match instructions {
-                #[cfg(target_arch = "x86_64")]
+            let quants = of_groups(quants.bytes(), per_row * 256);
+            let scales = of_groups(scales.bytes(), per_row * 32);
+            let mins = of_groups(mins.bytes(), per_row * 32);
+            multiply_nibbles(instructions, quants, (scales, mins), blocks, outs);
+        }
+    }
+}
+
+/// The bytes of `G` groups of `size` bytes each.
+fn of_groups<const G: usize>(bytes: &[u8], group: usize, size: usize) -> &[u8] {
+    &bytes[group * size..][..G * size]
+}
+
+/// Cuts the bytes of some groups into one piece for each output.
+fn one_by_one<'a, const G: usize>(
+    bytes: &'a [u8],
+    outs: &'a [GroupOutput; G],
+) -> impl Iterator<Item = (&'a [u8], &'a GroupOutput)> {
+    bytes.chunks_exact(bytes.len() / G).zip(outs)
+}
+
+/// Groups of a bfloat16 matrix with inputs that are rounded to it.
+fn multiply_rounded(part: &Part<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the units are there. Bands and inputs begin with whole pairs of tiles, and weights and outputs have the part's size.
+    unsafe {
+        super::amx::bf16::multiply(part);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = part;
+}
+
+/// Groups of a float matrix; `KIND` 0 is f32, 1 f16, 2 bf16.
+fn multiply_floats<const KIND: u8, const G: usize>(
+    instructions: Instructions,
+    weights: &[u8],
+    floats: &[f32],
+    (columns, rows): (usize, usize),
+    outs: &[GroupOutput; G],
+) {
+    match instructions {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the variant stands for detected instructions; slices have the groups' size.
+        Instructions::Avx512Vnni | Instructions::Amx => unsafe {
+            super::avx512::floats::<KIND, G>(weights, floats, columns, rows, outs);
+        },
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx2 => {
+            for (weights, out) in one_by_one(weights, outs) {
                 // SAFETY: as above.
-                Instructions::Avx512Vnni => unsafe {
-                    super::avx512::q4(quants, scales, mins, blocks, out);
-                },
-                #[cfg(target_arch = "x86_64")]
+                unsafe { super::avx2::floats::<KIND>(weights, floats, columns, rows, out) };
+            }
+        }
+        Instructions::Scalar => {
+            for (weights, out) in one_by_one(weights, outs) {
+                let load = |at| match KIND {
+                    0 => scalar::read_f32(weights, at),
+                    1 => scalar::read_f16(weights, at),
+                    _ => scalar::read_bf16(weights, in_pairs(at / GROUP, at % GROUP)),
+                };
+                scalar::floats(&load, floats, columns, rows, out);
+            }
+        }
+    }
+}
+
+/// Groups of a byte matrix; with `NAMED`, of a matrix whose nibbles name the bytes.
+fn multiply_bytes<const NAMED: bool, const G: usize>(
+    instructions: Instructions,
+    quants: &[u8],
+    scales: &[u8],
+    blocks: &BlockInput<'_>,
+    outs: &[GroupOutput; G],
+) {
+    let each = one_by_one(quants, outs).zip(one_by_one(scales, outs));
+    match instructions {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the variant stands for detected instructions; slices have the groups' size.
+        Instructions::Avx512Vnni | Instructions::Amx => unsafe {
+            super::avx512::q8::<NAMED, G>(quants, scales, blocks, outs);
+        },
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx2 => {
+            for ((quants, out), (scales, _)) in each {
                 // SAFETY: as above.
-                Instructions::Avx2 => unsafe { super::avx2::q4(quants, scales, mins, blocks, out) },
-                Instructions::Scalar => scalar::q4(quants, scales, mins, blocks, out),
+                unsafe { super::avx2::q8::<NAMED>(quants, scales, blocks, out) };
+            }
+        }
+        Instructions::Scalar => {
+            for ((quants, out), (scales, _)) in each {
+                scalar::q8::<NAMED>(quants, scales, blocks, out);
+            }
+        }
+    }
+}
+
+/// Groups of a nibble matrix.
+fn multiply_nibbles<const G: usize>(
+    instructions: Instructions,
+    quants: &[u8],
+    (scales, mins): (&[u8], &[u8]),
+    blocks: &BlockInput<'_>,
+    outs: &[GroupOutput; G],
+) {
+    let each = one_by_one(scales, outs).zip(one_by_one(mins, outs));
+    let each = one_by_one(quants, outs).zip(each);
+    match instructions {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the variant stands for detected instructions; slices have the groups' size.
+        Instructions::Avx512Vnni | Instructions::Amx => unsafe {
+            super::avx512::q4(quants, scales, mins, blocks, outs);
+        },
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx2 => {
+            for ((quants, out), ((scales, _), (mins, _))) in each {
+                // SAFETY: as above.
+                unsafe { super::avx2::q4(quants, scales, mins, blocks, out) };
+            }
+        }
+        Instructions::Scalar => {
+            for ((quants, out), ((scales, _), (mins, _))) in each {
+                scalar::q4(quants, scales, mins, blocks, out);
             }
         }
     }
@@ -230,7 +350,8 @@ fn multiply_group(
 
 #[cfg(test)]
 mod tests {
-    use super::super::matrix::{Blocks, Float};
+    use super::super::activation::Form;
+    use super::super::matrix::Blocks;
     use super::*;
 
     /// Numbers that look random and are the same everywhere.
@@ -272,7 +393,8 @@ mod tests {
         let columns = matrix.columns();
         let mut pool = Pool::new(threads);
         let mut activation = Activation::new(rows, columns);
-        activation.fill(&mut pool, set, rows, matrix.is_quantized(), &|row, out| {
+        let form = Form::of(&[matrix], false);
+        activation.fill(&mut pool, set, rows, form, &|row, out| {
             out.copy_from_slice(&input[row * columns..][..columns]);
         });
         let mut out = vec![0.0; rows * matrix.rows()];
@@ -291,13 +413,13 @@ mod tests {
 
     fn check(name: &str, matrix: &Matrix, tolerance: f32) {
         let columns = matrix.columns();
-        let input = noise(21 * columns, 5);
-        let plain = run(matrix, &input, 21, Instructions::Scalar, 1);
+        let input = noise(37 * columns, 5);
+        let plain = run(matrix, &input, 37, Instructions::Scalar, 1);
         // Against the definition, in double precision; the rounding of the input costs up to half a step of 1/16256 each.
         let mut row = vec![0.0; columns];
         for output in 0..matrix.rows() {
             matrix.read_row(output, &mut row);
-            for index in 0..21 {
+            for index in 0..37 {
                 let exact: f64 = row
                     .iter()
                     .zip(&input[index * columns..])
@@ -311,7 +433,7 @@ mod tests {
             }
         }
         for set in Instructions::available() {
-            for rows in [1, 2, 7, 8, 13, 21] {
+            for rows in [1, 2, 7, 8, 13, 16, 21, 37] {
                 let out = run(matrix, &input[..rows * columns], rows, set, 2);
                 let same = out
                     .iter()
@@ -355,10 +477,27 @@ mod tests {
             &Matrix::from_blocks(37, 96, &nibble_blocks(37, 96, Blocks::Q4_1), Blocks::Q4_1),
             0.4,
         );
+        let codes = nibble_blocks(37, 96, Blocks::Iq4Nl);
+        check(
+            "iq4_nl",
+            &Matrix::from_blocks(37, 96, &codes, Blocks::Iq4Nl),
+            4.0,
+        );
         check(
             "q8_0",
             &Matrix::from_blocks(37, 96, &nibble_blocks(37, 96, Blocks::Q8_0), Blocks::Q8_0),
             4.0,
         );
+    }
+
+    #[test]
+    fn columns_of_any_number_give_the_same_bits() {
+        for columns in [1, 31, 33, 70] {
+            let values = noise(20 * columns, 1);
+            for float in [Float::F16, Float::Bf16] {
+                let matrix = Matrix::from_floats(20, columns, &values, float);
+                check(&format!("{float:?} of {columns}"), &matrix, 1e-4);
+            }
+        }
     }
 }

@@ -1,43 +1,18 @@
 //! Weight matrices, repacked once at load into the order in which the kernels read them.
 //!
 //! Sixteen rows form a group, so that one vector register holds the same column of sixteen rows.
-//! Block formats keep the values of the file bit for bit where the file has blocks of 32 (Q8_0, Q4_0, Q4_1);
+//! Block formats keep the values of the file bit for bit where kernels read them (Q8_0, Q4_0, Q4_1, IQ4_NL);
 //! other quantised types are rounded to Q8_0 by the loader.
 
 use half::{bf16, f16};
+
+use super::pages::{self, Aligned};
+use super::quants::NON_LINEAR;
 
 /// Rows that are computed together.
 pub const GROUP: usize = 16;
 /// Columns that share a scale in the block formats.
 pub const BLOCK: usize = 32;
-
-/// One cache line; gives the packed bytes their alignment.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-/// Bytes that start on a cache line.
-pub(crate) struct Aligned(Vec<Line>);
-
-impl Aligned {
-    fn zeroed(bytes: usize) -> Self {
-        Self(vec![Line([0; 64]); bytes.div_ceil(64)])
-    }
-
-    pub(crate) fn as_ptr(&self) -> *const u8 {
-        self.0.as_ptr().cast()
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `Line` is 64 plain bytes without padding.
-        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.0.len() * 64) }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * 64) }
-    }
-}
 
 /// How the numbers of a matrix are stored. Group, block and column are counted from 0 below.
 pub(crate) enum Storage {
@@ -45,7 +20,7 @@ pub(crate) enum Storage {
     F32(Aligned),
     /// IEEE half: the same order.
     F16(Aligned),
-    /// bfloat16: the same order.
+    /// bfloat16: `[group][pair of columns][16 rows][2 columns]`, zeros up to whole blocks of columns: as matrix units read it.
     Bf16(Aligned),
     /// `w = scale * (byte - 128)`. Quants `[group][block][8][16 rows][4 columns]`, scales as halves `[group][block][16 rows]`.
     Q8 { quants: Aligned, scales: Aligned },
@@ -56,6 +31,8 @@ pub(crate) enum Storage {
         scales: Aligned,
         mins: Aligned,
     },
+    /// `w = scale * NON_LINEAR[nibble]`. Quants as in `Q4`, scales as in `Q8`.
+    Iq4 { quants: Aligned, scales: Aligned },
 }
 
 /// Which 16-bit or 32-bit float a float matrix keeps.
@@ -69,6 +46,26 @@ pub enum Float {
     Bf16,
 }
 
+impl Float {
+    /// Bytes of one number.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// Bytes of a packed group of so many columns.
+    pub(crate) fn group_bytes(self, columns: usize) -> usize {
+        let columns = match self {
+            Self::F32 | Self::F16 => columns,
+            Self::Bf16 => columns.next_multiple_of(BLOCK),
+        };
+        GROUP * columns * self.bytes()
+    }
+}
+
 /// Which blocks of 32 a tensor of a GGUF file is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocks {
@@ -78,6 +75,8 @@ pub enum Blocks {
     Q4_0,
     /// Half scale, half minimum, 32 nibbles.
     Q4_1,
+    /// Half scale, 32 nibbles that name one of sixteen values.
+    Iq4Nl,
 }
 
 impl Blocks {
@@ -86,7 +85,7 @@ impl Blocks {
     pub fn bytes(self) -> usize {
         match self {
             Self::Q8_0 => 34,
-            Self::Q4_0 => 18,
+            Self::Q4_0 | Self::Iq4Nl => 18,
             Self::Q4_1 => 20,
         }
     }
@@ -100,6 +99,12 @@ pub struct Matrix {
 }
 
 impl Matrix {
+    /// Bytes that packed floats take.
+    #[must_use]
+    pub fn float_bytes(rows: usize, columns: usize, float: Float) -> usize {
+        (rows.div_ceil(GROUP) * float.group_bytes(columns)).next_multiple_of(pages::LINE)
+    }
+
     /// Packs row-major floats.
     ///
     /// # Panics
@@ -111,22 +116,22 @@ impl Matrix {
             rows * columns,
             "a matrix has rows * columns values"
         );
-        let width = if float == Float::F32 { 4 } else { 2 };
-        let mut packed = Aligned::zeroed(rows.div_ceil(GROUP) * GROUP * columns * width);
+        let size = float.group_bytes(columns);
+        let mut packed = Aligned::zeroed(Self::float_bytes(rows, columns, float));
         let bytes = packed.bytes_mut();
         for row in 0..rows {
-            for column in 0..columns {
-                let at = ((row / GROUP * columns + column) * GROUP + row % GROUP) * width;
-                let value = values[row * columns + column];
-                match float {
-                    Float::F32 => bytes[at..at + 4].copy_from_slice(&value.to_le_bytes()),
-                    Float::F16 => {
-                        bytes[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
+            let (group, lane) = (&mut bytes[row / GROUP * size..], row % GROUP);
+            for (column, value) in values[row * columns..][..columns].iter().enumerate() {
+                let at = column * GROUP + lane;
+                let (at, half) = match float {
+                    Float::F32 => {
+                        group[at * 4..][..4].copy_from_slice(&value.to_le_bytes());
+                        continue;
                     }
-                    Float::Bf16 => {
-                        bytes[at..at + 2].copy_from_slice(&bf16::from_f32(value).to_le_bytes());
-                    }
-                }
+                    Float::F16 => (at, f16::from_f32(*value).to_le_bytes()),
+                    Float::Bf16 => (in_pairs(column, lane), bf16::from_f32(*value).to_le_bytes()),
+                };
+                group[at * 2..][..2].copy_from_slice(&half);
             }
         }
         let storage = match float {
@@ -188,7 +193,8 @@ impl Matrix {
         );
         let slots = rows.div_ceil(GROUP) * GROUP * per_row;
         let mut scales = Aligned::zeroed(slots * 2);
-        let mut mins = Aligned::zeroed(if kind == Blocks::Q8_0 { 0 } else { slots * 2 });
+        let has_mins = matches!(kind, Blocks::Q4_0 | Blocks::Q4_1);
+        let mut mins = Aligned::zeroed(if has_mins { slots * 2 } else { 0 });
         let mut quants = Aligned::zeroed(slots * if kind == Blocks::Q8_0 { 32 } else { 16 });
         for (index, block) in bytes.chunks_exact(kind.bytes()).enumerate() {
             let (row, column) = (index / per_row, index % per_row);
@@ -199,21 +205,36 @@ impl Matrix {
             match kind {
                 Blocks::Q8_0 => {
                     let tile = &mut quants.bytes_mut()[tile * 512..][..512];
-                    for (k, byte) in block[2..].iter().enumerate() {
-                        tile[k / 4 * 64 + lane * 4 + k % 4] = byte ^ 0x80;
+                    let tile = tile.as_chunks_mut::<4>().0.iter_mut().skip(lane);
+                    for (quad, tile) in block[2..]
+                        .as_chunks::<4>()
+                        .0
+                        .iter()
+                        .zip(tile.step_by(GROUP))
+                    {
+                        *tile = quad.map(|byte| byte ^ 0x80);
                     }
                 }
-                Blocks::Q4_0 | Blocks::Q4_1 => {
-                    let (min, nibbles) = if kind == Blocks::Q4_1 {
-                        ([block[2], block[3]], &block[4..])
-                    } else {
-                        let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
-                        (f16::from_f32(-8.0 * scale).to_le_bytes(), &block[2..])
+                Blocks::Q4_0 | Blocks::Q4_1 | Blocks::Iq4Nl => {
+                    let nibbles = match kind {
+                        Blocks::Q4_1 => &block[4..],
+                        _ => &block[2..],
                     };
-                    mins.bytes_mut()[slot..slot + 2].copy_from_slice(&min);
+                    let min = match kind {
+                        Blocks::Q4_1 => Some([block[2], block[3]]),
+                        Blocks::Q4_0 => {
+                            let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
+                            Some(f16::from_f32(-8.0 * scale).to_le_bytes())
+                        }
+                        _ => None,
+                    };
+                    if let Some(min) = min {
+                        mins.bytes_mut()[slot..slot + 2].copy_from_slice(&min);
+                    }
                     let tile = &mut quants.bytes_mut()[tile * 256..][..256];
-                    for (k, byte) in nibbles.iter().enumerate() {
-                        tile[k / 4 * 64 + lane * 4 + k % 4] = *byte;
+                    let tile = tile.as_chunks_mut::<4>().0.iter_mut().skip(lane);
+                    for (quad, tile) in nibbles.as_chunks::<4>().0.iter().zip(tile.step_by(GROUP)) {
+                        *tile = *quad;
                     }
                 }
             }
@@ -225,6 +246,7 @@ impl Matrix {
                 scales,
                 mins,
             },
+            Blocks::Iq4Nl => Storage::Iq4 { quants, scales },
         };
         Self {
             rows,
@@ -254,7 +276,16 @@ impl Matrix {
     /// Whether the kernels want their input rounded to bytes.
     #[must_use]
     pub fn is_quantized(&self) -> bool {
-        matches!(self.storage, Storage::Q8 { .. } | Storage::Q4 { .. })
+        match self.storage {
+            Storage::Q8 { .. } | Storage::Q4 { .. } | Storage::Iq4 { .. } => true,
+            Storage::F32(_) | Storage::F16(_) | Storage::Bf16(_) => false,
+        }
+    }
+
+    /// Whether the numbers are bfloat16.
+    #[must_use]
+    pub fn is_bf16(&self) -> bool {
+        matches!(self.storage, Storage::Bf16(_))
     }
 
     /// Bytes that the packed numbers take.
@@ -264,7 +295,9 @@ impl Matrix {
             Storage::F32(values) | Storage::F16(values) | Storage::Bf16(values) => {
                 values.bytes().len()
             }
-            Storage::Q8 { quants, scales } => quants.bytes().len() + scales.bytes().len(),
+            Storage::Q8 { quants, scales } | Storage::Iq4 { quants, scales } => {
+                quants.bytes().len() + scales.bytes().len()
+            }
             Storage::Q4 {
                 quants,
                 scales,
@@ -292,6 +325,10 @@ impl Matrix {
         let half = |bytes: &[u8], at: usize| {
             f16::from_le_bytes([bytes[at * 2], bytes[at * 2 + 1]]).to_f32()
         };
+        let nibble = |bytes: &[u8], tile: usize, k: usize| {
+            let byte = bytes[tile * 256 + k % 16 / 4 * 64 + lane * 4 + k % 4];
+            if k < 16 { byte & 15 } else { byte >> 4 }
+        };
         match &self.storage {
             Storage::F32(values) => {
                 let bytes = values.bytes();
@@ -314,9 +351,9 @@ impl Matrix {
                 }
             }
             Storage::Bf16(values) => {
-                let bytes = values.bytes();
+                let bytes = &values.bytes()[group * Float::Bf16.group_bytes(self.columns)..];
                 for (column, out) in out.iter_mut().enumerate() {
-                    let at = ((group * self.columns + column) * GROUP + lane) * 2;
+                    let at = in_pairs(column, lane) * 2;
                     *out = bf16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
                 }
             }
@@ -341,15 +378,28 @@ impl Matrix {
                         group * (self.columns / BLOCK) + column / BLOCK,
                         column % BLOCK,
                     );
-                    let byte = quants.bytes()[tile * 256 + k % 16 / 4 * 64 + lane * 4 + k % 4];
-                    let nibble = if k < 16 { byte & 15 } else { byte >> 4 };
                     let slot = tile * GROUP + lane;
-                    *out =
-                        half(scales.bytes(), slot) * f32::from(nibble) + half(mins.bytes(), slot);
+                    *out = half(scales.bytes(), slot) * f32::from(nibble(quants.bytes(), tile, k))
+                        + half(mins.bytes(), slot);
+                }
+            }
+            Storage::Iq4 { quants, scales } => {
+                for (column, out) in out.iter_mut().enumerate() {
+                    let (tile, k) = (
+                        group * (self.columns / BLOCK) + column / BLOCK,
+                        column % BLOCK,
+                    );
+                    let value = NON_LINEAR[usize::from(nibble(quants.bytes(), tile, k))];
+                    *out = half(scales.bytes(), tile * GROUP + lane) * f32::from(value);
                 }
             }
         }
     }
+}
+
+/// Which of its group's numbers one is in [`Storage::Bf16`].
+pub(crate) fn in_pairs(column: usize, lane: usize) -> usize {
+    (column / 2 * GROUP + lane) * 2 + column % 2
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use half::{bf16, f16};
 
 use super::matmul::{BlockInput, GroupOutput};
 use super::matrix::GROUP;
+use super::quants::NON_LINEAR;
 
 /// One group of a float matrix: `load` reads the weight at a position.
 pub(super) fn floats(
@@ -37,8 +38,22 @@ pub(super) fn read_bf16(bytes: &[u8], at: usize) -> f32 {
     bf16::from_le_bytes([bytes[at * 2], bytes[at * 2 + 1]]).to_f32()
 }
 
-/// One group of a byte matrix.
-pub(super) fn q8(quants: &[u8], scales: &[u8], input: &BlockInput, out: &GroupOutput) {
+/// One group of a byte matrix; with `NAMED`, of a matrix whose nibbles name the bytes.
+pub(super) fn q8<const NAMED: bool>(
+    quants: &[u8],
+    scales: &[u8],
+    input: &BlockInput,
+    out: &GroupOutput,
+) {
+    let byte = |block: usize, lane: usize, k: usize| {
+        if NAMED {
+            let byte = quants[block * 256 + k % 16 / 4 * 64 + lane * 4 + k % 4];
+            let code = if k < 16 { byte & 15 } else { byte >> 4 };
+            i32::from(NON_LINEAR[usize::from(code)]) + 128
+        } else {
+            i32::from(quants[block * 512 + k / 4 * 64 + lane * 4 + k % 4])
+        }
+    };
     for row in 0..input.rows {
         let mut sums = [0_f32; GROUP];
         for block in 0..input.blocks {
@@ -47,7 +62,7 @@ pub(super) fn q8(quants: &[u8], scales: &[u8], input: &BlockInput, out: &GroupOu
             for (lane, sum) in sums.iter_mut().enumerate() {
                 let mut dot = input.offsets[row * input.blocks + block];
                 for (k, x) in x.iter().enumerate() {
-                    dot += i32::from(quants[block * 512 + k / 4 * 64 + lane * 4 + k % 4]) * x;
+                    dot += byte(block, lane, k) * x;
                 }
                 *sum = (dot as f32).mul_add(read_f16(scales, block * GROUP + lane) * scale, *sum);
             }

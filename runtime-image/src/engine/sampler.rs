@@ -1,22 +1,40 @@
 //! Logits to a token. Knows nothing but numbers: the same logits, options and seed give the same token.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 
+use crate::grammar::{Constraint, ConstraintError, Grammar};
 use crate::request::Sampling;
+
+mod afar;
 
 /// Candidates that are sorted before all are: nearly always enough to reach `top_p`.
 const FIRST_SORTED: usize = 256;
 
-/// The logits are no numbers: a fault of the model or its weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("failed to choose a token: the model's logits are not finite")]
-pub struct NotFinite;
+/// From one state of the random numbers to the next (SplitMix64).
+const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Why no token can be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SampleError {
+    /// The logits are no numbers: a fault of the model or its weights.
+    #[error("failed to choose a token: the model's logits are not finite")]
+    NotFinite,
+    /// The form of the answer cannot be followed.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
+    /// The device has no memory for it.
+    #[error("failed to compute the next token: {0}; try again later or with a shorter prompt")]
+    Memory(String),
+}
 
 /// Chooses the tokens of one sequence.
 pub struct Sampler {
     sampling: Sampling,
+    /// Follows the form of the answer, if it has one.
+    constraint: Option<Constraint>,
     random: u64,
+    /// Random numbers of choices whose tokens have not come.
+    drawn: u64,
     /// Prompt tokens, where the repetition penalty needs them.
     in_prompt: HashMap<u32, ()>,
     /// How often each token is in the answer, where a penalty needs it.
@@ -28,7 +46,8 @@ pub struct Sampler {
 impl Sampler {
     /// A sampler at the start of an answer.
     #[must_use]
-    pub fn new(sampling: Sampling, prompt: &[u32]) -> Self {
+    pub fn new(sampling: Sampling, prompt: &[u32], grammar: Option<&Grammar>) -> Self {
+        let random = sampling.seed;
         let in_prompt = if sampling.repetition == 1.0 {
             HashMap::new()
         } else {
@@ -36,7 +55,9 @@ impl Sampler {
         };
         Self {
             sampling,
-            random: sampling.seed,
+            constraint: grammar.map(Grammar::begin),
+            random,
+            drawn: 0,
             in_prompt,
             in_answer: HashMap::new(),
             adjusted: Vec::new(),
@@ -47,26 +68,43 @@ impl Sampler {
     /// Chooses the next token and remembers it.
     ///
     /// # Errors
-    /// When no logit is a number.
-    pub fn sample(&mut self, logits: &[f32]) -> Result<u32, NotFinite> {
-        let token = if self.sampling.penalizes() {
+    /// When no logit is a number, or the form of the answer cannot be followed.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SampleError> {
+        let token = if self.sampling.adjusts() || self.constraint.is_some() {
             let mut adjusted = std::mem::take(&mut self.adjusted);
             adjusted.clear();
             adjusted.extend_from_slice(logits);
-            self.penalize(&mut adjusted);
+            self.adjust(&mut adjusted);
+            if let Some(constraint) = &mut self.constraint {
+                constraint.restrict(&mut adjusted)?;
+            }
             let token = self.choose(&adjusted);
             self.adjusted = adjusted;
             token?
         } else {
             self.choose(logits)?
         };
-        if self.sampling.penalizes() {
-            *self.in_answer.entry(token).or_default() += 1;
-        }
+        self.remember(token);
         Ok(token)
     }
 
-    fn penalize(&self, logits: &mut [f32]) {
+    /// Notes a token of the answer.
+    fn remember(&mut self, token: u32) {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(token);
+        }
+        if self.sampling.penalizes() {
+            *self.in_answer.entry(token).or_default() += 1;
+        }
+    }
+
+    /// Bias first, then penalties, as vLLM has it.
+    fn adjust(&self, logits: &mut [f32]) {
+        for (token, bias) in &self.sampling.bias {
+            if let Some(logit) = logits.get_mut(*token as usize) {
+                *logit += bias;
+            }
+        }
         let Sampling {
             repetition,
             presence,
@@ -97,7 +135,7 @@ impl Sampler {
         }
     }
 
-    fn choose(&mut self, logits: &[f32]) -> Result<u32, NotFinite> {
+    fn choose(&mut self, logits: &[f32]) -> Result<u32, SampleError> {
         let best = likeliest(logits)?;
         let Sampling {
             temperature,
@@ -177,7 +215,7 @@ impl Sampler {
 
     /// A number from 0 to below 1 (SplitMix64).
     fn random(&mut self) -> f64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random = self.random.wrapping_add(STRIDE);
         let mut bits = self.random;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -186,17 +224,26 @@ impl Sampler {
 }
 
 /// The first of the largest logits.
-fn likeliest(logits: &[f32]) -> Result<u32, NotFinite> {
-    let mut best = (0_u32, f32::NEG_INFINITY);
-    for (token, logit) in (0_u32..).zip(logits) {
-        if logit.partial_cmp(&best.1) == Some(Ordering::Greater) {
-            best = (token, *logit);
+fn likeliest(logits: &[f32]) -> Result<u32, SampleError> {
+    // Lanes apart, because the compiler turns that into vectors: this is done for every token of every answer.
+    const LANES: usize = 16;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (top, logit) in tops.iter_mut().zip(chunk) {
+            *top = larger(*top, *logit);
         }
     }
-    if best.1.is_finite() {
-        Ok(best.0)
-    } else {
-        Err(NotFinite)
+    let top = tops
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, larger);
+    let first = (0_u32..).zip(logits).find(|(_, logit)| **logit == top);
+    match first {
+        Some((token, _)) if top.is_finite() => Ok(token),
+        _ => Err(SampleError::NotFinite),
     }
 }
 
@@ -206,7 +253,7 @@ mod tests {
 
     fn draw(sampling: Sampling, logits: &[f32], times: usize) -> Vec<usize> {
         let mut counts = vec![0; logits.len()];
-        let mut sampler = Sampler::new(sampling, &[]);
+        let mut sampler = Sampler::new(sampling, &[], None);
         for _ in 0..times {
             counts[sampler.sample(logits).expect("finite") as usize] += 1;
         }
@@ -232,8 +279,8 @@ mod tests {
     #[test]
     fn no_number_is_an_error() {
         assert_eq!(
-            Sampler::new(warm(), &[]).sample(&[f32::NAN, f32::NEG_INFINITY]),
-            Err(NotFinite)
+            Sampler::new(warm(), &[], None).sample(&[f32::NAN, f32::NEG_INFINITY]),
+            Err(SampleError::NotFinite)
         );
     }
 
@@ -300,6 +347,20 @@ mod tests {
     }
 
     #[test]
+    fn bias_forbids_and_prefers_tokens_and_passes_over_those_that_do_not_exist() {
+        let bias = vec![(1, -100.0), (0, 1.5), (u32::MAX, 100.0)];
+        let mut sampler = Sampler::new(
+            Sampling {
+                bias,
+                ..Sampling::greedy()
+            },
+            &[],
+            None,
+        );
+        assert_eq!(sampler.sample(&[1.0, 3.0, 2.0]), Ok(0));
+    }
+
+    #[test]
     fn penalties_push_repeated_tokens_away() {
         let mut sampler = Sampler::new(
             Sampling {
@@ -307,6 +368,7 @@ mod tests {
                 ..Sampling::greedy()
             },
             &[],
+            None,
         );
         let logits = [1.0, 2.0, 1.9];
         let tokens: Vec<u32> = (0..4)
@@ -319,6 +381,7 @@ mod tests {
                 ..Sampling::greedy()
             },
             &[1],
+            None,
         );
         assert_eq!(sampler.sample(&logits), Ok(2));
     }

@@ -49,10 +49,17 @@ impl Sequence {
         self.generated
     }
 
+    /// Tokens that it may have.
+    #[must_use]
+    pub fn most_tokens(&self) -> usize {
+        self.ending.most_tokens
+    }
+
     /// Takes the next token.
     pub fn advance(&mut self, token: u32, tokenizer: &Tokenizer) -> Advance {
         self.generated += 1;
-        if !self.ending.ignores_end_tokens && tokenizer.stops().contains(&token) {
+        let ends = !self.ending.ignores_end_tokens && tokenizer.stops().contains(&token);
+        if ends || self.ending.tokens.contains(&token) {
             return Advance {
                 text: self.rest(),
                 finish: Some(Finish::Stop),
@@ -152,6 +159,7 @@ mod tests {
         let mut sequence = Sequence::new(Ending {
             most_tokens: most,
             texts: stops.iter().map(|stop| (*stop).to_owned()).collect(),
+            tokens: vec![u32::from(b'#')],
             ignores_end_tokens: false,
         });
         let mut pieces = Vec::new();
@@ -176,6 +184,15 @@ mod tests {
     fn bytes_that_are_no_text_show_as_replacement_characters() {
         let (pieces, _) = run(b"a\xffb\xe2\x82", &[], 99);
         assert_eq!(pieces.concat(), "a\u{fffd}b\u{fffd}");
+    }
+
+    #[test]
+    fn a_stop_token_ends_the_answer_and_shows_no_text() {
+        let (pieces, finish) = run(b"ab#cd", &[], 99);
+        assert_eq!(
+            (pieces.concat().as_str(), finish),
+            ("ab", Some(Finish::Stop))
+        );
     }
 
     #[test]

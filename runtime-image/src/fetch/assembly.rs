@@ -1,7 +1,8 @@
 //! A file in the making: bytes are appended and digested in one go, and what a killed process left is digested again before it is continued.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,10 +10,15 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::progress::Counter;
+use super::volume::NO_LINKS;
 use crate::hub::FileDigest;
+use crate::manifest::HEAD_BYTES;
 
 /// How much is read at a time when an existing file is digested.
 const READ_SIZE: usize = 1 << 20;
+
+/// From so many bytes on, they are digested while they are written: either takes many times as long as a thread's start.
+const WORTH_A_THREAD: usize = 1 << 20;
 
 /// A file in the making.
 #[derive(Debug)]
@@ -30,6 +36,8 @@ pub(super) struct Sums {
     pub(super) size: u64,
     /// SHA-256 of its content.
     pub(super) sha256: [u8; 32],
+    /// SHA-256 of its first 64 KiB.
+    pub(super) head_sha256: [u8; 32],
     /// Git's name for it, where its size was known from the beginning.
     git_blob: Option<[u8; 20]>,
 }
@@ -38,6 +46,7 @@ pub(super) struct Sums {
 struct Summing {
     size: u64,
     sha256: Sha256,
+    head_sha256: Sha256,
     git_blob: Option<Sha1>,
 }
 
@@ -49,11 +58,16 @@ impl Assembly {
         digest: Option<FileDigest>,
         counter: Arc<Counter>,
     ) -> io::Result<Self> {
+        // Whoever else writes to the volume could put a link here that leads anywhere.
+        if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
+            fs::remove_file(path)?;
+        }
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .read(true)
             .write(true)
+            .custom_flags(NO_LINKS)
             .open(path)?;
         let mut sums = Summing::new(size, digest);
         // What nothing promises a digest for must come in one piece: a crash of the machine may have left holes in it.
@@ -81,10 +95,18 @@ impl Assembly {
         self.size == Some(self.sums.size)
     }
 
-    /// Appends bytes.
+    /// Appends bytes. After an error only the file is right: whoever goes on opens it again.
     pub(super) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
-        self.sums.update(bytes);
+        if bytes.len() < WORTH_A_THREAD {
+            self.file.write_all(bytes)?;
+            self.sums.update(bytes);
+        } else {
+            let (file, sums) = (&mut self.file, &mut self.sums);
+            std::thread::scope(|scope| {
+                scope.spawn(|| sums.update(bytes));
+                file.write_all(bytes)
+            })?;
+        }
         self.counter.fetched(bytes.len() as u64);
         Ok(())
     }
@@ -152,11 +174,14 @@ impl Summing {
         Self {
             size: 0,
             sha256: Sha256::new(),
+            head_sha256: Sha256::new(),
             git_blob,
         }
     }
 
     fn update(&mut self, bytes: &[u8]) {
+        let of_head = HEAD_BYTES.saturating_sub(self.size).min(bytes.len() as u64);
+        self.head_sha256.update(&bytes[..of_head as usize]);
         self.size += bytes.len() as u64;
         self.sha256.update(bytes);
         if let Some(git_blob) = &mut self.git_blob {
@@ -183,6 +208,7 @@ impl Summing {
         Sums {
             size: self.size,
             sha256: self.sha256.finalize().into(),
+            head_sha256: self.head_sha256.finalize().into(),
             git_blob: self.git_blob.map(|git_blob| git_blob.finalize().into()),
         }
     }
@@ -228,11 +254,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (size, digest) in [(Some(2), Some(EMPTY)), (Some(9), None), (None, None)] {
             let path = folder.path().join("x.partial");
-            std::fs::write(&path, b"abc").unwrap();
+            fs::write(&path, b"abc").unwrap();
             let assembly =
                 Assembly::open(&path, size, digest, Arc::new(Counter::default())).unwrap();
             assert_eq!(
-                (assembly.written(), std::fs::metadata(&path).unwrap().len()),
+                (assembly.written(), fs::metadata(&path).unwrap().len()),
                 (0, 0),
                 "{size:?} {digest:?}"
             );
@@ -251,6 +277,6 @@ mod tests {
         assert_eq!(counter.done(), 1);
         let sums = assembly.finish().unwrap();
         assert_eq!(sums.sha256, <[u8; 32]>::from(Sha256::digest(b"a")));
-        assert_eq!(std::fs::read(&path).unwrap(), b"a");
+        assert_eq!(fs::read(&path).unwrap(), b"a");
     }
 }

@@ -1,12 +1,13 @@
 //! How far a fetch is: a bar on a terminal, elsewhere one log line every few seconds. It shows and never decides.
 
+use std::collections::VecDeque;
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 
 /// Between two log lines.
@@ -15,19 +16,26 @@ const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two pictures of the bar.
 const BAR_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Between two looks at the speed.
+const SPEED_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The speed is that of so many looks together.
+const SPEED_LOOKS: usize = 5;
+
 /// Counts bytes; relaxed order is enough, since nothing is concluded from it.
 #[derive(Debug, Default)]
 pub(super) struct Counter {
     done: AtomicU64,
     fetched: AtomicU64,
+    per_second: AtomicU64,
+    total: OnceLock<u64>,
 }
 
 /// Shows a counter until it is dropped.
 #[derive(Debug)]
 pub(super) struct Progress {
     counter: Arc<Counter>,
-    total: Option<u64>,
-    reporter: JoinHandle<()>,
+    _reporters: JoinSet<()>,
 }
 
 impl Counter {
@@ -51,21 +59,35 @@ impl Counter {
     pub(super) fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
+
+    /// Bytes of all files, where the hub tells.
+    pub(super) fn total(&self) -> Option<u64> {
+        self.total.get().copied()
+    }
+
+    /// Bytes from the hub in a second, over the last few.
+    pub(super) fn per_second(&self) -> u64 {
+        self.per_second.load(Ordering::Relaxed)
+    }
 }
 
 impl Progress {
     /// Begins to show.
-    pub(super) fn start(total: Option<u64>) -> Self {
-        let counter = Arc::new(Counter::default());
-        let reporter = if io::stderr().is_terminal() {
-            tokio::spawn(draw(Arc::clone(&counter), total))
+    pub(super) fn start(counter: Arc<Counter>, total: Option<u64>) -> Self {
+        if let Some(total) = total {
+            // Told once: a process fetches once.
+            let _ = counter.total.set(total);
+        }
+        let mut reporters = JoinSet::new();
+        reporters.spawn(measure(counter.clone()));
+        if io::stderr().is_terminal() {
+            reporters.spawn(draw(counter.clone()));
         } else {
-            tokio::spawn(log(Arc::clone(&counter), total))
-        };
+            reporters.spawn(log(counter.clone()));
+        }
         Self {
             counter,
-            total,
-            reporter,
+            _reporters: reporters,
         }
     }
 
@@ -76,17 +98,31 @@ impl Progress {
 
     /// Bytes of all files, where the hub tells.
     pub(super) fn total(&self) -> Option<u64> {
-        self.total
+        self.counter.total()
     }
 }
 
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.reporter.abort();
+async fn measure(counter: Arc<Counter>) {
+    let mut ticks = interval(SPEED_INTERVAL);
+    let mut looks = VecDeque::new();
+    loop {
+        let now = ticks.tick().await.max(Instant::now());
+        looks.push_back((now, counter.fetched.load(Ordering::Relaxed)));
+        if looks.len() > SPEED_LOOKS + 1 {
+            looks.pop_front();
+        }
+        if let (Some((begin, before)), Some((end, after))) = (looks.front(), looks.back()) {
+            let seconds = end.duration_since(*begin).as_secs_f64();
+            if seconds > 0.0 {
+                let speed = (after - before) as f64 / seconds;
+                counter.per_second.store(speed as u64, Ordering::Relaxed);
+            }
+        }
     }
 }
 
-async fn draw(counter: Arc<Counter>, total: Option<u64>) {
+async fn draw(counter: Arc<Counter>) {
+    let total = counter.total();
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
     let template = match total {
         Some(_) => {
@@ -104,31 +140,20 @@ async fn draw(counter: Arc<Counter>, total: Option<u64>) {
     }
 }
 
-async fn log(counter: Arc<Counter>, total: Option<u64>) {
-    let begin = Instant::now();
+async fn log(counter: Arc<Counter>) {
     let mut ticks = interval(LOG_INTERVAL);
-    let mut before = (begin, 0);
     loop {
-        let now = ticks.tick().await.max(begin);
-        let fetched = counter.fetched.load(Ordering::Relaxed);
-        let seconds = now.duration_since(before.0).as_secs_f64();
-        let speed = if seconds > 0.0 {
-            (fetched - before.1) as f64 / seconds
-        } else {
-            0.0
-        };
-        before = (now, fetched);
-        let bytes = counter.done();
-        let megabytes_per_second = (speed / 1e5).round() / 10.0;
-        match total {
+        ticks.tick().await;
+        let (bytes, speed) = (counter.done(), counter.per_second());
+        let megabytes_per_second = (speed as f64 / 1e5).round() / 10.0;
+        match counter.total() {
             Some(total) => {
                 let percent = if total == 0 {
                     100.0
                 } else {
                     (bytes as f64 / total as f64 * 1000.0).round() / 10.0
                 };
-                let seconds_left = (speed > 0.0)
-                    .then(|| (total.saturating_sub(bytes) as f64 / speed).ceil() as u64);
+                let seconds_left = (speed > 0).then(|| total.saturating_sub(bytes).div_ceil(speed));
                 tracing::info!(
                     bytes,
                     total,

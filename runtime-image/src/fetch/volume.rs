@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +23,10 @@ const LOCK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often waiting for the lock is said.
 const LOCK_NOTICE: Duration = Duration::from_secs(10);
+
+/// For opening files: a symbolic link in place of the file is an error and is not followed.
+#[expect(clippy::cast_possible_wrap, reason = "the flag is one low bit")]
+pub(super) const NO_LINKS: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
 
 /// A volume, as the user named it.
 #[derive(Debug)]
@@ -65,13 +70,14 @@ impl Volume {
     /// Waits until nobody else writes to this volume. There is no deadline: the other one is at work, and its work is ours.
     pub(super) async fn lock(&self) -> Result<Lock, FetchError> {
         let staging = self.staging();
-        make_folder(&staging)?;
+        make_folder(&self.root, &staging)?;
         let path = staging.join("lock");
         let failed = |source| FetchError::storage("lock", &path, source);
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
+            .custom_flags(NO_LINKS)
             .open(&path)
             .map_err(failed)?;
         let mut noticed: Option<Instant> = None;
@@ -105,8 +111,8 @@ impl Volume {
             folder: self.folder(commit),
             staging: self.staging().join(name),
         };
-        make_folder(&place.folder)?;
-        make_folder(&place.staging)?;
+        make_folder(&self.root, &place.folder)?;
+        make_folder(&self.root, &place.staging)?;
         Ok(place)
     }
 }
@@ -160,12 +166,16 @@ impl Place {
         }
     }
 
+    /// Makes the folders that a file of this volume lies in.
+    pub(super) fn make_parent(&self, file: &Path) -> Result<(), FetchError> {
+        file.parent()
+            .map_or(Ok(()), |parent| make_folder(&self.root, parent))
+    }
+
     /// Moves a file that is complete, checked and on the disk to its final name.
     pub(super) fn install(&self, path: &RepoPath) -> Result<(), FetchError> {
         let to = self.final_path(path);
-        if let Some(parent) = to.parent() {
-            make_folder(parent)?;
-        }
+        self.make_parent(&to)?;
         fs::rename(self.partial_path(path), &to)
             .map_err(|source| FetchError::storage("rename a finished file to", &to, source))
     }
@@ -218,8 +228,31 @@ impl Place {
     }
 }
 
-pub(super) fn make_folder(path: &Path) -> Result<(), FetchError> {
-    fs::create_dir_all(path).map_err(|source| FetchError::storage("make the folder", path, source))
+/// Makes a folder below the volume's root, step by step: a symbolic link on the way could lead out of the volume.
+fn make_folder(root: &Path, folder: &Path) -> Result<(), FetchError> {
+    let failed = |path: &Path, source| FetchError::storage("make the folder", path, source);
+    let below = folder.strip_prefix(root).unwrap_or(Path::new(""));
+    fs::create_dir_all(root).map_err(|source| failed(root, source))?;
+    let mut path = root.to_path_buf();
+    for name in below {
+        path.push(name);
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed(&path, error));
+            }
+            _ => {}
+        }
+        let metadata = fs::symlink_metadata(&path).map_err(|source| failed(&path, source))?;
+        if !metadata.is_dir() {
+            let what = if metadata.is_symlink() {
+                "a symbolic link is in its place, which could lead out of the volume; remove it"
+            } else {
+                "a file is in its place; remove it"
+            };
+            return Err(failed(&path, io::Error::other(what)));
+        }
+    }
+    Ok(())
 }
 
 fn sync_folder(path: &Path) -> Result<(), FetchError> {

@@ -67,7 +67,7 @@ pub enum ChoiceError {
     TooManyPatterns(usize),
     /// A pattern that names nothing.
     #[error(
-        "no file of {id} at {commit} matches {pattern:?}; the repository has {there}; correct the pattern"
+        "no file of {id} at {commit} matches {pattern:?}; the repository has {there}; correct it in `files`"
     )]
     NothingMatches {
         /// The repository.
@@ -109,7 +109,7 @@ pub enum ChoiceError {
     },
     /// More than one model.
     #[error(
-        "{count} models of {id} at {commit} match, and exactly one can be served: {there}; name one by a file pattern"
+        "{count} models of {id} at {commit} match, and exactly one can be served: {there}; name one in `files`"
     )]
     SeveralModels {
         /// The repository.

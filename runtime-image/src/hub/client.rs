@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderValue, LOCATION, RANGE};
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HeaderValue, LOCATION, RANGE};
 use reqwest::{Method, Response, StatusCode};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -13,6 +13,7 @@ use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
 use super::error::{HubError, cause_of};
+use super::neighbourhood::Neighbourhood;
 use super::token::Token;
 use super::{CONNECT_TIMEOUT, READ_TIMEOUT};
 
@@ -25,6 +26,9 @@ pub struct Client {
     http: reqwest::Client,
     hub: Url,
     token: Option<Token>,
+    /// The cookie that carries the token as well, for hubs whose older addresses read no header.
+    session_cookie: Option<&'static str>,
+    neighbourhood: Neighbourhood,
 }
 
 /// How far to follow.
@@ -81,7 +85,9 @@ impl Client {
             .map_err(|error| setup(&error))?
             .with_root_certificates(trusted_roots(ca_bundle)?)
             .with_no_client_auth();
+        let neighbourhood = Neighbourhood::of(&hub);
         let http = reqwest::Client::builder()
+            .dns_resolver(Arc::new(neighbourhood.clone()))
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
@@ -92,7 +98,19 @@ impl Client {
         if hub.scheme() == "http" && token.is_some() {
             tracing::warn!(hub = %shown(&hub), "the hub's address is not https: the token travels unencrypted");
         }
-        Ok(Self { http, hub, token })
+        Ok(Self {
+            http,
+            hub,
+            token,
+            session_cookie: None,
+            neighbourhood,
+        })
+    }
+
+    /// The same, with the token in this cookie too.
+    pub fn with_session_cookie(mut self, name: &'static str) -> Self {
+        self.session_cookie = Some(name);
+        self
     }
 
     /// Sends a request and follows its redirects. Any status comes back as a response; only the lack of one is an error.
@@ -113,6 +131,9 @@ impl Client {
             builder = builder.header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             if let Some(token) = self.token.as_ref().filter(|_| self.is_hub(&url)) {
                 builder = builder.header(AUTHORIZATION, token.header());
+                if let Some(cookie) = self.session_cookie.and_then(|name| token.cookie(name)) {
+                    builder = builder.header(COOKIE, cookie);
+                }
             }
             match range {
                 Some((first, Some(last))) => {
@@ -175,7 +196,12 @@ impl Client {
             .map_err(|_| refuse("a redirect without a usable Location"))?;
         match (url.scheme(), next.scheme()) {
             ("https", "http") => Err(refuse("a redirect from https to http")),
-            (_, "http" | "https") if next.has_host() => Ok(Some(next)),
+            (_, "http" | "https") if next.has_host() => {
+                if !self.is_hub(&next) {
+                    self.neighbourhood.redirects_to(&next).map_err(refuse)?;
+                }
+                Ok(Some(next))
+            }
             _ => Err(refuse("a redirect to something that is not HTTP")),
         }
     }
@@ -247,7 +273,11 @@ pub fn shown(url: &Url) -> String {
     url.to_string()
 }
 
-fn trusted_roots(ca_bundle: Option<&str>) -> Result<RootCertStore, ClientError> {
+/// The system's certificates, and those of `ca_bundle` (PEM text).
+///
+/// # Errors
+/// When the bundle holds none that can be read.
+pub fn trusted_roots(ca_bundle: Option<&str>) -> Result<RootCertStore, ClientError> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {

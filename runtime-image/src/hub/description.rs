@@ -6,15 +6,16 @@
 use reqwest::StatusCode;
 use serde_json::Value as Json;
 
+use super::Hub;
 use super::choice::Format;
 use super::client::{read_beginning, read_body};
 use super::dimensions;
 use super::error::HubError;
 use super::gguf_header::Header;
-use super::huggingface::HuggingFace;
 use super::listing::{RemoteFile, RepoPath, Snapshot};
 use crate::answer::Dimensions;
 use crate::support;
+use crate::weights::hub_files::planned_memory;
 
 /// `config.json` of the largest models is some ten kilobytes.
 const CONFIG_LIMIT: usize = 1 << 20;
@@ -41,7 +42,7 @@ pub struct Description {
 /// # Errors
 /// When the hub refuses the file or does not answer. Files that say nothing, or nothing readable, are no error.
 pub async fn describe(
-    hub: &HuggingFace,
+    hub: &Hub,
     snapshot: &Snapshot,
     format: Format,
     chosen: &[RemoteFile],
@@ -74,7 +75,8 @@ pub async fn describe(
 }
 
 /// The description of one model in so many GGUF files, from the first one's beginning.
-fn gguf_description(bytes: &[u8], files: usize) -> Description {
+#[must_use]
+pub fn gguf_description(bytes: &[u8], files: usize) -> Description {
     let header = Header::read(bytes);
     let architecture = header
         .text("general.architecture")
@@ -103,7 +105,9 @@ fn gguf_description(bytes: &[u8], files: usize) -> Description {
     }
 }
 
-fn config_description(json: &[u8], format: Format) -> Description {
+/// The description of a model by its `config.json`.
+#[must_use]
+pub fn config_description(json: &[u8], format: Format) -> Description {
     let config: Json = serde_json::from_slice(json).unwrap_or_default();
     let architecture = config
         .pointer("/architectures/0")
@@ -126,22 +130,25 @@ fn config_description(json: &[u8], format: Format) -> Description {
         && config.get("quantization_config").is_none_or(Json::is_null)
         && !is_true("attention_bias")
         && !is_true("mlp_bias");
+    let supported = if runs {
+        support::supports(format, architecture.as_deref())
+    } else {
+        Some(false)
+    };
+    let dimensions = dimensions::of_config(&config).map(|dimensions| Dimensions {
+        memory: (supported == Some(true))
+            .then(|| planned_memory(json))
+            .flatten(),
+        ..dimensions
+    });
     Description {
-        supported: if runs {
-            support::supports(format, architecture.as_deref())
-        } else {
-            Some(false)
-        },
-        dimensions: dimensions::of_config(&config),
+        supported,
+        dimensions,
         architecture,
     }
 }
 
-async fn beginning(
-    hub: &HuggingFace,
-    snapshot: &Snapshot,
-    path: &RepoPath,
-) -> Result<Vec<u8>, HubError> {
+async fn beginning(hub: &Hub, snapshot: &Snapshot, path: &RepoPath) -> Result<Vec<u8>, HubError> {
     hub.patience()
         .ask(|| async {
             let response = hub
@@ -160,11 +167,7 @@ async fn beginning(
         .await
 }
 
-async fn config(
-    hub: &HuggingFace,
-    snapshot: &Snapshot,
-    path: &RepoPath,
-) -> Result<Vec<u8>, HubError> {
+async fn config(hub: &Hub, snapshot: &Snapshot, path: &RepoPath) -> Result<Vec<u8>, HubError> {
     hub.patience()
         .ask(|| async {
             read_body(
@@ -218,7 +221,7 @@ mod tests {
                 false,
             ),
             (
-                &llama(&[("llama.rope.scaling.type", 8, text("yarn"))]),
+                &llama(&[("llama.rope.scaling.type", 8, text("longrope"))]),
                 1,
                 false,
             ),
@@ -242,7 +245,7 @@ mod tests {
                 r#","rope_scaling":{"rope_type":"llama3","factor":8.0}"#,
                 true,
             ),
-            (r#","rope_parameters":{"rope_type":"yarn"}"#, false),
+            (r#","rope_parameters":{"rope_type":"longrope"}"#, false),
             (r#","rope_scaling":{"type":"dynamic"}"#, false),
             (r#","torch_dtype":"float64""#, false),
             (r#","quantization_config":{"quant_method":"fp8"}"#, false),

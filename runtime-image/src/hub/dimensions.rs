@@ -61,6 +61,7 @@ pub(super) fn of_gguf(header: &Header) -> Option<Dimensions> {
         vocabulary_size: vocabulary,
         context_length: whole("context_length")?,
         image_tokens: 0,
+        memory: None,
     })
 }
 
@@ -96,6 +97,7 @@ pub(super) fn of_config(config: &Json) -> Option<Dimensions> {
         vocabulary_size: whole("vocab_size")?,
         context_length: whole("max_position_embeddings")?,
         image_tokens,
+        memory: None,
     })
 }
 
@@ -140,6 +142,7 @@ fn checked(dimensions: Dimensions) -> Option<Dimensions> {
         vocabulary_size,
         context_length,
         image_tokens,
+        memory: _,
     } = dimensions;
     let positive = [
         (layers, MOST_LAYERS),
@@ -188,6 +191,7 @@ mod tests {
                 vocabulary_size: 128_256,
                 context_length: 131_072,
                 image_tokens: 6_404,
+                memory: None,
             })
         );
         let mut base = vision();
@@ -289,6 +293,7 @@ mod tests {
                 vocabulary_size: 49_152,
                 context_length: 8_192,
                 image_tokens: 0,
+                memory: None,
             })
         );
         let number = |value: u32| value.to_le_bytes().to_vec();

@@ -66,14 +66,16 @@ pub enum HubError {
         /// How long the hub wants to be left alone.
         retry_after: Option<Duration>,
     },
-    /// Status 401.
+    /// Status 401, or 403 on a hub that says so to strangers.
     #[error(
-        "failed to {what}: the hub wants credentials (status 401{}): {explanation}",
+        "failed to {what}: the hub wants credentials (status {status}{}): {explanation}",
         quoted(said)
     )]
     Credentials {
         /// What was tried.
         what: String,
+        /// The status.
+        status: u16,
         /// Which of no token, absent token, refused token it is, and what to do.
         explanation: String,
         /// The hub's own words.

@@ -61,6 +61,13 @@ impl Tries {
         self.failures = 0;
     }
 
+    /// [`Self::progressed`], where something arrived.
+    pub fn progressed_if(&mut self, arrived: bool) {
+        if arrived {
+            self.progressed();
+        }
+    }
+
     /// Waits before the next try.
     ///
     /// # Errors

@@ -10,11 +10,12 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::Hub;
 use super::choice::{Choice, ChoiceError, Format};
 use super::client::{Client, ClientError, shown};
-use super::huggingface::HuggingFace;
 use super::listing::{ListingError, RepositoryId, shorten};
 use super::retry::Patience;
+use super::site::Site;
 use super::token::{Credentials, TokenError};
 use crate::answer::{Failure, Reason};
 
@@ -30,20 +31,16 @@ pub struct SourceArgs {
     /// The hub's kind: it says which URLs and answers to expect.
     #[arg(long, env = "CHANDLER_HUB", value_enum, default_value_t = HubKind::Huggingface)]
     pub hub: HubKind,
-    /// The hub's address, or that of a mirror of it.
-    #[arg(
-        long,
-        env = "CHANDLER_ENDPOINT",
-        default_value = "https://huggingface.co"
-    )]
-    pub endpoint: String,
+    /// The hub's address, or that of a mirror of it; the public hub of the kind by default.
+    #[arg(long, env = "CHANDLER_ENDPOINT")]
+    pub endpoint: Option<String>,
     /// The repository, ORG/NAME.
     #[arg(long, env = "CHANDLER_ID")]
     pub id: String,
     /// Other names of the repository, tried in order when the first is not found. May be repeated.
     #[arg(long = "alias", env = "CHANDLER_ALIAS", value_delimiter = '\n')]
     pub aliases: Vec<String>,
-    /// Branch, tag or commit.
+    /// Branch, tag or commit; `main` is ModelScope's `master` where there is no branch of that name.
     #[arg(long, env = "CHANDLER_REVISION", default_value = "main")]
     pub revision: String,
     /// How the weights are stored: it says which files are needed.
@@ -81,6 +78,16 @@ pub enum HubKind {
     Modelscope,
 }
 
+impl HubKind {
+    /// The public hub of this kind.
+    fn address(self) -> &'static str {
+        match self {
+            Self::Huggingface => "https://huggingface.co",
+            Self::Modelscope => "https://modelscope.cn",
+        }
+    }
+}
+
 /// A model on a hub, checked.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -104,11 +111,6 @@ pub struct Source {
 /// What was typed makes no sense.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// The hub's kind is known and nothing here speaks its language.
-    #[error(
-        "hub modelscope is not yet supported by this runtime; choose hub huggingface, or a mirror with Hugging Face's URLs as endpoint"
-    )]
-    Hub,
     /// The endpoint.
     #[error("the endpoint {endpoint:?} {why}; write it as https://HOST")]
     Endpoint {
@@ -143,13 +145,10 @@ impl SourceArgs {
     /// # Errors
     /// Says which flag makes no sense.
     pub fn check(self) -> Result<Source, SourceError> {
-        if self.hub == HubKind::Modelscope {
-            return Err(SourceError::Hub);
-        }
         if self.aliases.len() > ALIASES_LIMIT {
             return Err(SourceError::TooManyAliases(self.aliases.len()));
         }
-        let endpoint = parse_endpoint(&self.endpoint)?;
+        let endpoint = parse_endpoint(self.endpoint.as_deref().unwrap_or(self.hub.address()))?;
         let mut ids = Vec::new();
         for text in std::iter::once(&self.id).chain(&self.aliases) {
             let id = RepositoryId::parse(text)?;
@@ -178,18 +177,18 @@ impl Source {
     ///
     /// # Errors
     /// When the HTTP client cannot be set up.
-    pub fn connect(&self) -> Result<HuggingFace, ClientError> {
+    pub fn connect(&self) -> Result<Hub, ClientError> {
         let client = Client::new(
             self.endpoint.clone(),
             self.credentials.token().cloned(),
             self.ca_bundle.as_deref(),
         )?;
-        Ok(HuggingFace::new(
+        let site = Site {
             client,
-            self.endpoint.clone(),
-            self.credentials.clone(),
-            self.patience,
-        ))
+            endpoint: self.endpoint.clone(),
+            credentials: self.credentials.clone(),
+        };
+        Ok(Hub::new(self.hub, site, self.patience))
     }
 }
 
@@ -198,8 +197,7 @@ impl From<&SourceError> for Failure {
         let reason = match error {
             SourceError::Choice(error) => error.reason(),
             SourceError::Token(_) => Reason::CredentialsMissing,
-            SourceError::Hub
-            | SourceError::Endpoint { .. }
+            SourceError::Endpoint { .. }
             | SourceError::Id(_)
             | SourceError::TooManyAliases(_)
             | SourceError::Revision(_)

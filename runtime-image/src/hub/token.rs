@@ -32,6 +32,17 @@ impl Token {
         self.0.clone()
     }
 
+    /// The same as a cookie, where a cookie may hold it.
+    pub(crate) fn cookie(&self, name: &str) -> Option<HeaderValue> {
+        let token = self.0.to_str().ok()?.strip_prefix("Bearer ")?;
+        if token.contains([';', ',', '"', '\\']) {
+            return None;
+        }
+        let mut value = HeaderValue::from_str(&format!("{name}={token}")).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let mut value = HeaderValue::from_str(&format!("Bearer {text}")).ok()?;
         value.set_sensitive(true);
@@ -142,8 +153,10 @@ mod tests {
             credentials.token().unwrap().header().to_str().unwrap(),
             "Bearer hf_verysecret"
         );
+        let cookie = credentials.token().unwrap().cookie("session").unwrap();
+        assert_eq!(cookie.to_str().unwrap(), "session=hf_verysecret");
         let shown = format!(
-            "{credentials:?} {:?} {}",
+            "{credentials:?} {:?} {cookie:?} {}",
             credentials.token().unwrap().header(),
             credentials.explain()
         );

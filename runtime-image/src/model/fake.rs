@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::{Capacity, Logits, Model, StepError, StepPlan, check};
+use super::{Capacity, Logits, Model, StepError, check};
+use crate::step::StepPlan;
 
 /// Answers with the alphabet: each token is followed by its [`Fake::successor`].
 pub struct Fake {
@@ -65,7 +66,7 @@ impl Model for Fake {
     }
 
     fn forward(&mut self, plan: &StepPlan) -> Result<Logits<'_>, StepError> {
-        check(plan, self.capacity, self.vocabulary)?;
+        check(plan, self.capacity, self.vocabulary, None)?;
         self.control.steps.fetch_add(1, Ordering::SeqCst);
         let delay = self.control.delay_milliseconds.load(Ordering::SeqCst);
         if delay > 0 {
@@ -75,16 +76,16 @@ impl Model for Fake {
             !self.control.panics.load(Ordering::SeqCst),
             "the fake model was told to panic"
         );
-        let count = plan.logits_rows.len();
+        let count = plan.logits_rows().count();
         let nonsense = self.control.gives_nonsense.load(Ordering::SeqCst);
         for (logits, row) in self
             .logits
             .chunks_exact_mut(self.vocabulary)
-            .zip(&plan.logits_rows)
+            .zip(plan.logits_rows())
         {
             logits.fill(if nonsense { f32::NAN } else { 0.0 });
             if !nonsense {
-                logits[Self::successor(plan.tokens[*row], self.vocabulary)] = 50.0;
+                logits[Self::successor(plan.tokens[row], self.vocabulary)] = 50.0;
             }
         }
         Ok(Logits::new(

@@ -1,23 +1,25 @@
 //! `/v1/completions`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Usage;
+use super::logprobs::{PromptLogprobs, TextLogprobs};
 use super::options::{InvalidField, Options};
 
 /// Tokens of an answer where the request names none, as OpenAI has it.
 const DEFAULT_TOKENS: usize = 16;
 
 /// The request.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, JsonSchema, Deserialize)]
 pub struct CompletionRequest {
     /// A served name.
     pub model: String,
     /// What to continue.
     pub prompt: PromptInput,
-    /// Not supported yet.
+    /// Report log probabilities, with so many rivals beside each token, 0 to 20.
     pub logprobs: Option<u32>,
-    /// Not supported yet.
+    /// Whether the answer repeats the prompt.
     pub echo: Option<bool>,
     /// Not supported.
     pub suffix: Option<String>,
@@ -29,7 +31,7 @@ pub struct CompletionRequest {
 }
 
 /// Text or tokens; a list may hold one of them.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, JsonSchema, Deserialize)]
 #[serde(
     untagged,
     expecting = "expected a string, a list of token numbers, or a list with one of these"
@@ -84,12 +86,6 @@ impl CompletionRequest {
     /// # Errors
     /// When such a field asks for something.
     pub fn check_supported(&self) -> Result<(), InvalidField> {
-        if self.logprobs.is_some() {
-            return Err(InvalidField::unsupported("logprobs"));
-        }
-        if self.echo == Some(true) {
-            return Err(InvalidField::unsupported("echo"));
-        }
         if self
             .suffix
             .as_ref()
@@ -106,18 +102,37 @@ impl CompletionRequest {
         Ok(())
     }
 
+    /// How many rivals are reported beside each token of the prompt: as many as beside the answer's where it is repeated.
+    ///
+    /// # Errors
+    /// When they are too many, or the answer is streamed.
+    pub fn prompt_logprobs_asked(&self) -> Result<Option<usize>, InvalidField> {
+        let own = self.options.prompt_rivals()?;
+        let echoed = (self.echo == Some(true)).then_some(self.logprobs).flatten();
+        let echoed = Options::rivals("logprobs", echoed)?;
+        if echoed.is_some() && self.options.streams() {
+            let message =
+                "logprobs of a repeated prompt (echo) cannot be streamed; leave out stream";
+            return Err(InvalidField::new("logprobs", message));
+        }
+        Ok(own.max(echoed))
+    }
+
     /// Tokens that the answer may have, as asked.
     ///
     /// # Errors
-    /// When it is 0.
+    /// When it is 0, unless the repeated prompt is all that is wanted.
     pub fn tokens_asked(&self) -> Result<Option<usize>, InvalidField> {
+        if self.echo == Some(true) && self.options.max_tokens == Some(0) {
+            return Ok(Some(0));
+        }
         let asked = Options::tokens_asked("max_tokens", self.options.max_tokens)?;
         Ok(Some(asked.unwrap_or(DEFAULT_TOKENS)))
     }
 }
 
 /// The whole answer, or one event of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct CompletionResponse {
     /// `cmpl-…`.
     pub id: String,
@@ -127,7 +142,7 @@ pub struct CompletionResponse {
     pub created: u64,
     /// The served name.
     pub model: String,
-    /// One, or none in the event that holds the usage.
+    /// As many as were asked for, or none in the event that holds the usage.
     pub choices: Vec<CompletionChoice>,
     /// In whole answers, and (perhaps null) in events where usage was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,14 +150,17 @@ pub struct CompletionResponse {
 }
 
 /// The text.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct CompletionChoice {
-    /// 0.
-    pub index: u32,
+    /// From 0.
+    pub index: usize,
     /// What follows the prompt.
     pub text: String,
-    /// Always absent so far.
-    pub logprobs: Option<()>,
+    /// Where they were asked for.
+    pub logprobs: Option<TextLogprobs>,
     /// `stop` or `length`; absent in events before the last.
     pub finish_reason: Option<&'static str>,
+    /// Of the prompt's tokens, where they were asked for (a field of vLLM).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<Vec<PromptLogprobs>>,
 }

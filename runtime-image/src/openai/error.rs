@@ -1,16 +1,17 @@
 //! The body that every error carries.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// `{"error": {…}}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, JsonSchema, PartialEq, Eq, Serialize)]
 pub struct ErrorBody {
     /// The error.
     pub error: ErrorObject,
 }
 
 /// What went wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, JsonSchema, PartialEq, Eq, Serialize)]
 pub struct ErrorObject {
     /// For a person.
     pub message: String,

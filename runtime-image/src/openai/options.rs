@@ -1,7 +1,11 @@
 //! The options that chat and plain completions share.
 
+use std::collections::HashMap;
+
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::structured::{Asked, Guided, ResponseFormat, StructuredOutputs, form};
 use crate::request::{Ending, Sampling};
 
 /// Stop texts taken in one request; OpenAI takes four.
@@ -10,8 +14,20 @@ const MOST_STOPS: usize = 16;
 /// Bytes of one stop text.
 pub const LONGEST_STOP: usize = 1_024;
 
+/// Tokens of `stop_token_ids`.
+const MOST_STOP_TOKENS: usize = 128;
+
+/// Tokens of `logit_bias`: looked at for each token of the answer.
+const MOST_BIASES: usize = 1_024;
+
+/// Answers to one prompt, as OpenAI has it.
+const MOST_CHOICES: u32 = 128;
+
+/// Rivals reported beside each token, as OpenAI has it for chats.
+const MOST_LOGPROBS: u32 = 20;
+
 /// One text or several.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, JsonSchema, Deserialize)]
 #[serde(untagged, expecting = "expected a string or a list of strings")]
 pub enum OneOrMany {
     /// One.
@@ -21,20 +37,20 @@ pub enum OneOrMany {
 }
 
 /// `stream_options`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, JsonSchema, Default, Deserialize)]
 pub struct StreamOptions {
     /// Send a last chunk with the usage.
     pub include_usage: Option<bool>,
 }
 
 /// Options of a generation, as typed. The last group are vLLM's additions.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, JsonSchema, Default, Deserialize)]
 pub struct Options {
     /// 0 to 2; 1 by default.
     pub temperature: Option<f32>,
     /// Above 0, up to 1.
     pub top_p: Option<f32>,
-    /// Answers wanted; only 1 is supported.
+    /// Answers wanted; 1 by default.
     pub n: Option<u32>,
     /// Whether the answer comes as events.
     pub stream: Option<bool>,
@@ -50,8 +66,8 @@ pub struct Options {
     pub frequency_penalty: Option<f32>,
     /// Start of the random numbers.
     pub seed: Option<i64>,
-    /// Not supported yet unless empty.
-    pub logit_bias: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Token numbers (as text) with what is added to their logits, -100 to 100.
+    pub logit_bias: Option<HashMap<String, f32>>,
 
     /// Only so many of the likeliest tokens; 0 or -1 means all.
     pub top_k: Option<i64>,
@@ -61,6 +77,17 @@ pub struct Options {
     pub repetition_penalty: Option<f32>,
     /// Pass over the model's end tokens.
     pub ignore_eos: Option<bool>,
+    /// Tokens that end the answer, besides the model's own.
+    pub stop_token_ids: Option<Vec<u32>>,
+    /// Report log probabilities of the prompt's tokens, with so many rivals.
+    pub prompt_logprobs: Option<u32>,
+    /// Prompts are kept for reuse apart from those with another salt.
+    pub cache_salt: Option<String>,
+    /// The form of the answer.
+    pub structured_outputs: Option<StructuredOutputs>,
+    /// The form of the answer, under older names.
+    #[serde(flatten)]
+    pub guided: Guided,
 }
 
 /// A field that cannot be taken.
@@ -107,25 +134,11 @@ fn within(
 }
 
 impl Options {
-    /// How tokens are chosen; `seed` is used where the request names none.
+    /// How tokens of a model with this vocabulary are chosen; `seed` is used where the request names none.
     ///
     /// # Errors
-    /// When a value is out of bounds or asks for what is not supported.
-    pub fn sampling(&self, seed: u64) -> Result<Sampling, InvalidField> {
-        if self.n.is_some_and(|n| n != 1) {
-            let n = self.n.unwrap_or_default();
-            return Err(InvalidField::new(
-                "n",
-                format!("n is {n}, only 1 is supported"),
-            ));
-        }
-        if self
-            .logit_bias
-            .as_ref()
-            .is_some_and(|bias| !bias.is_empty())
-        {
-            return Err(InvalidField::unsupported("logit_bias"));
-        }
+    /// When a value is out of bounds.
+    pub fn sampling(&self, seed: u64, vocabulary: usize) -> Result<Sampling, InvalidField> {
         let top_p = within("top_p", self.top_p, 1.0, 0.0, 1.0)?;
         if top_p == 0.0 {
             return Err(InvalidField::new(
@@ -157,10 +170,108 @@ impl Options {
             repetition,
             presence: within("presence_penalty", self.presence_penalty, 0.0, -2.0, 2.0)?,
             frequency: within("frequency_penalty", self.frequency_penalty, 0.0, -2.0, 2.0)?,
+            bias: self.bias(vocabulary)?,
             seed: self
                 .seed
                 .map_or(seed, |seed| u64::from_le_bytes(seed.to_le_bytes())),
         })
+    }
+
+    fn bias(&self, vocabulary: usize) -> Result<Vec<(u32, f32)>, InvalidField> {
+        let field = "logit_bias";
+        let Some(asked) = &self.logit_bias else {
+            return Ok(Vec::new());
+        };
+        if asked.len() > MOST_BIASES {
+            let message = format!(
+                "logit_bias has {} tokens, at most {MOST_BIASES} are taken",
+                asked.len()
+            );
+            return Err(InvalidField::new(field, message));
+        }
+        let mut all = Vec::with_capacity(asked.len());
+        for (name, bias) in asked {
+            let token = name
+                .parse()
+                .ok()
+                .filter(|token: &u32| (*token as usize) < vocabulary);
+            let Some(token) = token else {
+                let name: String = name.chars().take(40).collect();
+                let message = format!(
+                    "logit_bias names the token {name:?}, this model has 0 to {}",
+                    vocabulary.saturating_sub(1)
+                );
+                return Err(InvalidField::new(field, message));
+            };
+            all.push((token, within(field, Some(*bias), 0.0, -100.0, 100.0)?));
+        }
+        // The same request is the same, whatever the order of its members.
+        all.sort_unstable_by_key(|(token, _)| *token);
+        Ok(all)
+    }
+
+    /// How many answers to one prompt are wanted, of the `most` that the server computes at once.
+    ///
+    /// # Errors
+    /// When it is none or too many.
+    pub fn choices(&self, most: usize) -> Result<usize, InvalidField> {
+        let n = self.n.unwrap_or(1);
+        let most = most.min(MOST_CHOICES as usize);
+        if (1..=most).contains(&(n as usize)) {
+            Ok(n as usize)
+        } else {
+            Err(InvalidField::new(
+                "n",
+                format!("n is {n}, expected 1 to {most}"),
+            ))
+        }
+    }
+
+    /// How many rivals are reported beside each token, under a name that the request may use.
+    ///
+    /// # Errors
+    /// When they are too many.
+    pub fn rivals(field: &'static str, count: Option<u32>) -> Result<Option<usize>, InvalidField> {
+        match count {
+            Some(count) if count > MOST_LOGPROBS => Err(InvalidField::new(
+                field,
+                format!("{field} is {count}, expected 0 to {MOST_LOGPROBS}"),
+            )),
+            other => Ok(other.map(|count| count as usize)),
+        }
+    }
+
+    /// How many rivals are reported beside each token of the prompt.
+    ///
+    /// # Errors
+    /// When they are too many, or the answer is streamed: no event has a place for them.
+    pub fn prompt_rivals(&self) -> Result<Option<usize>, InvalidField> {
+        let field = "prompt_logprobs";
+        match Self::rivals(field, self.prompt_logprobs)? {
+            Some(_) if self.streams() => Err(InvalidField::new(
+                field,
+                "prompt_logprobs cannot be streamed; leave out stream",
+            )),
+            other => Ok(other),
+        }
+    }
+
+    /// The form of the answer; chats may name it in `response_format`, too.
+    ///
+    /// # Errors
+    /// When several are named, one is not complete, or the answer could not end.
+    pub fn form(&self, format: Option<&ResponseFormat>) -> Result<Option<Asked>, InvalidField> {
+        let asked = form(format, self.structured_outputs.as_ref(), &self.guided)?;
+        match &asked {
+            Some(asked) if self.ignore_eos == Some(true) => Err(InvalidField::new(
+                "ignore_eos",
+                format!(
+                    "ignore_eos is true, but an answer in the form of {} ends when it is complete",
+                    asked.field
+                ),
+            )),
+            _ => Ok(asked),
+        }
     }
 
     /// When the answer ends, within `room` tokens; the server's own `stops` end it as well.
@@ -191,9 +302,18 @@ impl Options {
             return Err(InvalidField::new("stop", message));
         }
         texts.extend_from_slice(stops);
+        let tokens = self.stop_token_ids.clone().unwrap_or_default();
+        if tokens.len() > MOST_STOP_TOKENS {
+            let message = format!(
+                "stop_token_ids has {} tokens, at most {MOST_STOP_TOKENS} are taken",
+                tokens.len()
+            );
+            return Err(InvalidField::new("stop_token_ids", message));
+        }
         Ok(Ending {
             most_tokens: room,
             texts,
+            tokens,
             ignores_end_tokens: self.ignore_eos.unwrap_or(false),
         })
     }

@@ -38,6 +38,12 @@ impl Share {
             .map(Self)
             .map_err(|_| ApiError::BodiesFull)
     }
+
+    /// Takes more of the same budget, for what the request has the server fetch.
+    pub(super) fn grow(&mut self, budget: &Arc<Semaphore>, bytes: usize) -> Result<(), ApiError> {
+        self.0.merge(Self::of(budget, bytes)?.0);
+        Ok(())
+    }
 }
 
 impl<T: DeserializeOwned> FromRequest<App> for Wire<T> {
@@ -74,7 +80,7 @@ async fn read(body: Body, budget: &Arc<Semaphore>) -> Result<(Vec<u8>, Share), A
         })?;
         // Trailers say nothing here.
         if let Ok(data) = frame.into_data() {
-            share.0.merge(Share::of(budget, data.len())?.0);
+            share.grow(budget, data.len())?;
             bytes.extend_from_slice(&data);
         }
     }

@@ -7,7 +7,8 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::engine::{Interrupted, Overloaded, Stopped};
+use crate::engine::{Interrupted, Overloaded, SampleError, Stopped};
+use crate::grammar::{ConstraintError, GrammarError};
 use crate::openai::error::{ErrorBody, ErrorObject};
 use crate::openai::options::InvalidField;
 use crate::prompt::PromptError;
@@ -43,6 +44,9 @@ pub enum ApiError {
     /// No room for one more body.
     #[error("this server holds as many bytes of requests as it takes; try again later")]
     BodiesFull,
+    /// No room for one more picture.
+    #[error("this server holds as many pictures as it takes; try again later")]
+    PicturesFull,
     /// No key, or none of this server's.
     #[error(
         "this server answers only with one of its API keys: send the header Authorization: Bearer KEY"
@@ -65,6 +69,9 @@ pub enum ApiError {
     /// Messages that the template does not take.
     #[error(transparent)]
     Prompt(#[from] PromptError),
+    /// The answer cannot be kept in its form.
+    #[error(transparent)]
+    Constraint(ConstraintError),
     /// Text that cannot be encoded.
     #[error(transparent)]
     Encode(#[from] EncodeError),
@@ -97,6 +104,13 @@ impl From<InvalidField> for ApiError {
     }
 }
 
+impl ApiError {
+    /// A form of the answer that cannot be used, and the field that asked for it.
+    pub(super) fn form(field: &'static str, error: &GrammarError) -> Self {
+        Self::Field(InvalidField::new(field, format!("{field}: {error}")))
+    }
+}
+
 impl From<Stopped> for ApiError {
     fn from(stopped: Stopped) -> Self {
         Self::Internal(stopped.to_string())
@@ -105,7 +119,10 @@ impl From<Stopped> for ApiError {
 
 impl From<Interrupted> for ApiError {
     fn from(interrupted: Interrupted) -> Self {
-        Self::Internal(interrupted.to_string())
+        match interrupted {
+            Interrupted::Sample(SampleError::Constraint(error)) => Self::Constraint(error),
+            other => Self::Internal(other.to_string()),
+        }
     }
 }
 
@@ -114,9 +131,11 @@ impl ApiError {
     fn table(&self) -> (StatusCode, &'static str, Option<&'static str>) {
         const INVALID: &str = "invalid_request_error";
         match self {
-            Self::Field(_) | Self::Prompt(_) | Self::Encode(_) | Self::NoTemplate => {
-                (StatusCode::BAD_REQUEST, INVALID, Some("invalid_value"))
-            }
+            Self::Field(_)
+            | Self::Prompt(_)
+            | Self::Constraint(_)
+            | Self::Encode(_)
+            | Self::NoTemplate => (StatusCode::BAD_REQUEST, INVALID, Some("invalid_value")),
             Self::Json { path, .. } => {
                 let code = if path.is_some() {
                     "invalid_type"
@@ -144,7 +163,7 @@ impl ApiError {
                 Some("context_length_exceeded"),
             ),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key")),
-            Self::Overloaded(_) | Self::BodiesFull => (
+            Self::Overloaded(_) | Self::BodiesFull | Self::PicturesFull => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "rate_limit_error",
                 Some("overloaded"),

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::App;
 use super::lifecycle::{Failure, Phase, Times};
+use crate::metrics::CONTENT_TYPE;
 
 /// The process lives.
 pub(super) async fn healthz() -> &'static str {
@@ -27,8 +28,7 @@ pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, &'static str)
 
 /// Prometheus text.
 pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], app.metrics.text())
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], app.metrics.text())
 }
 
 #[derive(Serialize)]
@@ -37,6 +37,9 @@ pub(super) struct Status {
     version: &'static str,
     phase: Phase,
     device: &'static str,
+    /// Why it is not the one that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_obstacle: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dtype: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,7 +66,8 @@ pub(super) async fn status(State(app): State<App>) -> Json<Status> {
     Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         phase: app.phase(),
-        device: app.device.name(),
+        device: app.device.place.device().name(),
+        device_obstacle: app.device.obstacle.clone(),
         dtype: facts.map(|facts| facts.main_type.clone()),
         bytes_resident: facts.map(|facts| facts.bytes_resident),
         limits: facts.map(|facts| StatusLimits {

@@ -2,18 +2,20 @@
 //!
 //! What cannot be read lets nobody in. Only digests of keys are kept, and no key ever goes into a log or an answer.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest as _, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::App;
 use super::error::ApiError;
@@ -27,6 +29,12 @@ const MOST_KEYS: usize = 256;
 /// Bytes of one key: shorter ones can be guessed, longer ones are a mistake.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 8..=512;
 
+/// Characters of a key's name.
+const LONGEST_NAME: usize = 63;
+
+/// Stands for the name of keys that have none.
+const UNNAMED: &str = "unnamed";
+
 /// Pause between two looks at the file. A mounted Secret changes by a swapped link, which a watch on the file would miss.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -35,11 +43,22 @@ const LINES_NAMED: usize = 5;
 
 type Digest = [u8; 32];
 
+/// A key as far as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Key {
+    digest: Digest,
+    name: Arc<str>,
+}
+
+/// The name of the key that a request showed; absent where none is needed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asker(pub(super) Option<Arc<str>>);
+
 /// What the file held when it was last looked at.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
-    /// Of the keys, each once.
-    digests: Arc<[Digest]>,
+    /// Each once.
+    keys: Arc<[Key]>,
     /// Numbers of lines that are no key.
     passed_over: Vec<usize>,
 }
@@ -51,10 +70,21 @@ pub struct ApiKeys {
 }
 
 /// Answers 401 to every request without one of the keys, whatever its path and method.
-pub(super) async fn require(State(app): State<App>, request: Request, next: Next) -> Response {
-    match &app.keys {
-        Some(keys) if !keys.open(request.headers()) => ApiError::Unauthorized.into_response(),
-        _ => next.run(request).await,
+pub(super) async fn require(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    if let Some(keys) = &app.keys {
+        let Some(name) = keys.open(request.headers()) else {
+            return ApiError::Unauthorized.into_response();
+        };
+        request.extensions_mut().insert(Asker(Some(name)));
+    }
+    next.run(request).await
+}
+
+impl FromRequestParts<App> for Asker {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().cloned().unwrap_or_default())
     }
 }
 
@@ -84,18 +114,19 @@ impl ApiKeys {
     /// How many keys open the API now.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.digests().len()
+        self.keys().len()
     }
 
-    fn open(&self, headers: &HeaderMap) -> bool {
-        bearer(headers).is_some_and(|key| known(key, &self.digests()))
+    /// The name of the key that a request shows, if it is one of these.
+    fn open(&self, headers: &HeaderMap) -> Option<Arc<str>> {
+        known(bearer(headers)?, &self.keys())
     }
 
-    fn digests(&self) -> Arc<[Digest]> {
+    fn keys(&self) -> Arc<[Key]> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found
             .as_ref()
-            .map(|found| Arc::clone(&found.digests))
+            .map(|found| Arc::clone(&found.keys))
             .unwrap_or_default()
     }
 
@@ -122,10 +153,10 @@ fn report(path: &Path, found: &Result<Found, String>) {
                 let (least, most) = (KEY_BYTES.start(), KEY_BYTES.end());
                 tracing::warn!(%file, ?lines, count = found.passed_over.len(), "passed over lines that are no key: a key has {least} to {most} visible ASCII characters");
             }
-            if found.digests.is_empty() {
+            if found.keys.is_empty() {
                 tracing::warn!(%file, "the file has no API key: every request is refused until it has one");
             } else {
-                tracing::info!(%file, keys = found.digests.len(), "took over the API keys");
+                tracing::info!(%file, keys = found.keys.len(), "took over the API keys");
             }
         }
     }
@@ -148,29 +179,49 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn parse(bytes: &[u8]) -> Result<Found, String> {
-    let (mut digests, mut passed_over) = (Vec::new(), Vec::new());
+    let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
-        let key = line.trim_ascii();
-        if key.is_empty() {
+        let line = line.trim_ascii();
+        if line.is_empty() {
             continue;
         }
-        if KEY_BYTES.contains(&key.len()) && key.iter().all(u8::is_ascii_graphic) {
-            digests.push(Sha256::digest(key).into());
-        } else {
-            passed_over.push(number);
+        match key(line) {
+            Some(key) => keys.push(key),
+            None => passed_over.push(number),
         }
     }
-    digests.sort_unstable();
-    digests.dedup();
-    if digests.len() > MOST_KEYS {
+    // Of a key that stands there twice the first name counts: this keeps the order of equal ones.
+    keys.sort_by_key(|key| key.digest);
+    keys.dedup_by_key(|key| key.digest);
+    if keys.len() > MOST_KEYS {
         return Err(format!(
             "it has {} keys, at most {MOST_KEYS} are taken",
-            digests.len()
+            keys.len()
         ));
     }
     Ok(Found {
-        digests: digests.into(),
+        keys: keys.into(),
         passed_over,
+    })
+}
+
+/// The key of a line: `KEY` or `NAME KEY`.
+fn key(line: &[u8]) -> Option<Key> {
+    let (name, key) = match line.iter().position(u8::is_ascii_whitespace) {
+        None => (UNNAMED, line),
+        Some(end) => {
+            let (name, key) = line.split_at(end);
+            let valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+            let name = std::str::from_utf8(name)
+                .ok()
+                .filter(|name| name.len() <= LONGEST_NAME && name.as_bytes().iter().all(valid))?;
+            (name, key.trim_ascii())
+        }
+    };
+    let valid = KEY_BYTES.contains(&key.len()) && key.iter().all(u8::is_ascii_graphic);
+    valid.then(|| Key {
+        digest: Sha256::digest(key).into(),
+        name: name.into(),
     })
 }
 
@@ -188,14 +239,15 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 /// Compares with every key in the same time, wherever they differ: digests have one length and are looked at to their ends.
-fn known(key: &[u8], digests: &[Digest]) -> bool {
+/// Only who shows one of the keys can learn by the time which one it is.
+fn known(key: &[u8], keys: &[Key]) -> Option<Arc<str>> {
     let shown: Digest = Sha256::digest(key).into();
-    digests
-        .iter()
-        .fold(Choice::from(0), |found, digest| {
-            found | digest.ct_eq(&shown)
-        })
-        .into()
+    let mut place = u32::MAX;
+    for (number, key) in (0..).zip(keys) {
+        place.conditional_assign(&number, key.digest.ct_eq(&shown));
+    }
+    let found = keys.get(usize::try_from(place).ok()?)?;
+    Some(Arc::clone(&found.name))
 }
 
 #[cfg(test)]
@@ -207,25 +259,28 @@ mod tests {
     #[test]
     fn keys_stand_one_a_line_and_the_rest_is_passed_over() {
         let found = parse(
-            b"\n  first-key \r\nshort\n\nsecond-key\nwith space\nfirst-key\n\xffbinary-key\n",
+            b"\n  first-key \r\nshort\n\nsecond-key\nwith space\nfirst-key\n\xffbinary-key\nteam-a\t third-key\nteam-b second-key\nno/name fourth-key\na b fifth-key\n",
         )
         .expect("small");
-        assert_eq!(found.digests.len(), 2);
-        assert_eq!(found.passed_over, [3, 6, 8]);
-        for (key, opens) in [
-            ("first-key", true),
-            ("second-key", true),
-            ("first-ke", false),
-            ("first-key2", false),
-            ("short", false),
+        assert_eq!(found.keys.len(), 3);
+        assert_eq!(found.passed_over, [3, 6, 8, 11, 12]);
+        for (key, name) in [
+            ("first-key", Some(UNNAMED)),
+            ("second-key", Some(UNNAMED)),
+            ("third-key", Some("team-a")),
+            ("first-ke", None),
+            ("first-key2", None),
+            ("short", None),
+            ("fourth-key", None),
+            ("team-a third-key", None),
         ] {
-            assert_eq!(known(key.as_bytes(), &found.digests), opens, "{key}");
+            assert_eq!(known(key.as_bytes(), &found.keys).as_deref(), name, "{key}");
         }
     }
 
     #[test]
     fn an_empty_file_opens_nothing_and_too_many_keys_are_refused() {
-        assert_eq!(parse(b"").map(|found| found.digests.len()), Ok(0));
+        assert_eq!(parse(b"").map(|found| found.keys.len()), Ok(0));
         let many: String = (0..=MOST_KEYS)
             .map(|n| format!("key-number-{n}\n"))
             .collect();

@@ -11,11 +11,18 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 
 use super::error::ApiError;
+use super::keys::Asker;
 use super::{ApiKeys, App};
 use crate::answer::{self, Reason};
-use crate::config::{Config, Device};
+use crate::config::Config;
+use crate::device::Settled;
 use crate::engine::{Engine, EngineLimits, Permit};
-use crate::metrics::{Metrics, StartupPhase};
+use crate::grammar::{GrammarError, Grammars};
+use crate::metrics::{KeyTokens, Metrics, StartupPhase};
+use crate::model::PictureFacts;
+use crate::openai::chat::Pictures;
+use crate::picture_hosts::PictureHosts;
+use crate::pictures::Preparation;
 use crate::prompt::Template;
 use crate::tokenizer::Tokenizer;
 
@@ -59,10 +66,22 @@ pub struct Service {
     pub tokenizer: Arc<Tokenizer>,
     /// Messages to text; absent for models that are not made for chat.
     pub template: Option<Template>,
+    /// Forms of answers; prepared with the first request that wants one.
+    pub grammars: OnceLock<Result<Grammars, GrammarError>>,
     /// Tokens that prompts may have: those below this number, which tokenizer and model both know.
     pub vocabulary: usize,
-    /// Whether the model looks at pictures.
-    pub reads_pictures: bool,
+    /// How pictures are read; absent where the model looks at none.
+    pub sight: Option<Sight>,
+}
+
+/// How a model's pictures are read, and what they take.
+pub struct Sight {
+    /// Bytes to pixels.
+    pub preparation: Preparation,
+    /// What they take of the arena.
+    pub facts: PictureFacts,
+    /// Blocks of the arena.
+    pub blocks: usize,
 }
 
 /// What is true of a model from the moment that it is in memory, for `/status`.
@@ -72,6 +91,8 @@ pub struct Facts {
     pub main_type: String,
     /// Bytes of memory for weights.
     pub bytes_resident: usize,
+    /// Bytes of the files that they were read from; 0 where there are none.
+    pub bytes_read: u64,
     /// What requests may take.
     pub limits: EngineLimits,
 }
@@ -82,6 +103,8 @@ pub struct Facts {
 pub(super) struct Times {
     #[serde(skip_serializing_if = "Option::is_none")]
     loaded_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loaded_megabytes_per_second: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     warm_seconds: Option<f64>,
 }
@@ -107,13 +130,17 @@ pub struct Lifecycle {
     /// For each request.
     pub request_timeout: Duration,
     /// Where the model is computed, which need not be what was asked for.
-    pub device: Device,
+    pub device: Settled,
     /// Who may ask; absent for everybody.
     pub keys: Option<Arc<ApiKeys>>,
     /// Texts that end every answer.
     pub stop_texts: Vec<String>,
     /// Pictures that one prompt may have; absent for as many as fit.
     pub images_per_prompt: Option<usize>,
+    /// The hosts that pictures are fetched from; absent where none are.
+    pub(super) picture_hosts: Option<PictureHosts>,
+    /// Within which all pictures of a request must have come from there.
+    pub(super) picture_timeout: Duration,
     /// A permit for each byte that requests' bodies may take together.
     pub(super) body_budget: Arc<Semaphore>,
     /// What is counted.
@@ -125,7 +152,12 @@ pub struct Lifecycle {
 impl Lifecycle {
     /// A process that begins to load.
     #[must_use]
-    pub fn new(config: &Config, device: Device, keys: Option<Arc<ApiKeys>>) -> Arc<Self> {
+    pub fn new(
+        config: &Config,
+        device: Settled,
+        keys: Option<Arc<ApiKeys>>,
+        picture_hosts: Option<PictureHosts>,
+    ) -> Arc<Self> {
         let name = config.served_names.first().map_or("", String::as_str);
         let metrics = Arc::new(Metrics::new(name));
         Arc::new(Self {
@@ -141,6 +173,8 @@ impl Lifecycle {
             keys,
             stop_texts: config.stop_texts.clone(),
             images_per_prompt: config.images_per_prompt,
+            picture_hosts,
+            picture_timeout: config.picture_timeout,
             body_budget: Arc::new(Semaphore::new(config.body_budget)),
             metrics,
             started: seconds_since_1970(),
@@ -155,13 +189,15 @@ impl Lifecycle {
 
     /// Weights are in memory.
     pub fn loaded(&self, facts: Facts, took: Duration) {
+        let speed = facts.bytes_read as f64 / took.as_secs_f64();
         // A model is loaded once.
         let _ = self.facts.set(facts);
         self.metrics.started(StartupPhase::Load, took);
-        self.times
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .loaded_seconds = Some(took.as_secs_f64());
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        times.loaded_seconds = Some(took.as_secs_f64());
+        times.loaded_megabytes_per_second =
+            (speed.is_finite() && speed > 0.0).then(|| (speed / 1e5).round() / 10.0);
+        drop(times);
         self.advance(Phase::Warming);
     }
 
@@ -213,15 +249,31 @@ impl Lifecycle {
             .ok_or_else(|| self.unavailable())
     }
 
-    /// Takes a place among those that run or wait.
+    /// What becomes of pictures in a request.
+    pub(super) fn pictures(&self, service: &Service) -> Pictures {
+        Pictures {
+            read: service.sight.is_some(),
+            most: self.images_per_prompt,
+        }
+    }
+
+    /// Takes a place for each answer among those that run or wait.
     ///
     /// # Errors
-    /// When all are taken, or kept back because the process is about to end.
-    pub(super) fn admit(&self, service: &Service) -> Result<Permit, ApiError> {
-        service.engine.admit().map_err(|full| match self.phase() {
-            Phase::Draining => self.unavailable(),
-            _ => full.into(),
-        })
+    /// When too few are free, or kept back because the process is about to end.
+    pub(super) fn admit(&self, service: &Service, choices: usize) -> Result<Permit, ApiError> {
+        service
+            .engine
+            .admit_choices(choices)
+            .map_err(|full| match self.phase() {
+                Phase::Draining => self.unavailable(),
+                _ => full.into(),
+            })
+    }
+
+    /// The counters of whoever asks.
+    pub(super) fn tokens_of(&self, asker: &Asker) -> Option<KeyTokens> {
+        asker.0.as_deref().map(|name| self.metrics.key_tokens(name))
     }
 
     /// Returns when a loaded model has neither running nor waiting requests.

@@ -11,8 +11,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
 use super::error::ApiError;
@@ -31,6 +33,9 @@ const MOST_HEADERS: usize = 100;
 
 /// Time for a request's line and headers to arrive, and for the next request on a kept connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Time in which a client must take some of its answer. One that stops reading would hold its place for ever.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Pause after an accept that failed, for instance for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -60,9 +65,11 @@ pub async fn serve(
                 } else {
                     continue;
                 };
+                // Tokens are small; they must not wait for each other.
+                let _ = stream.set_nodelay(true);
                 let closing = closing.clone();
                 tokio::spawn(async move {
-                    connection(stream, router, closing).await;
+                    connection(stream, router, closing, STALL_TIMEOUT).await;
                     drop(place);
                 });
             }
@@ -86,9 +93,17 @@ async fn refuse() -> Response {
     response
 }
 
-async fn connection(stream: TcpStream, router: Router, mut closing: watch::Receiver<bool>) {
-    // Tokens are small; they must not wait for each other.
-    let _ = stream.set_nodelay(true);
+/// Serves one connection until it ends.
+async fn connection<S>(
+    stream: S,
+    router: Router,
+    mut closing: watch::Receiver<bool>,
+    stalled: Duration,
+) where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(stalled));
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let router = router.clone();
         async move { router.oneshot(request.map(Body::new)).await }
@@ -98,7 +113,7 @@ async fn connection(stream: TcpStream, router: Router, mut closing: watch::Recei
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(LARGEST_HEAD)
         .max_headers(MOST_HEADERS)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut connection = std::pin::pin!(connection);
     let early = tokio::select! {
         ended = connection.as_mut() => Some(ended),
@@ -119,4 +134,23 @@ async fn connection(stream: TcpStream, router: Router, mut closing: watch::Recei
 /// Returns when `closing` is true, or when nobody can make it true any more.
 async fn closed(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|closing| *closing).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_stops_reading_loses_its_connection() {
+        let (mut client, server) = tokio::io::duplex(64);
+        let router = Router::new().fallback(|| async { "x".repeat(100_000) });
+        let (_open, closing) = watch::channel(false);
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        client.write_all(request).await.expect("takes it");
+        // Returns although the client neither reads nor leaves.
+        connection(server, router, closing, Duration::from_millis(50)).await;
+        drop(client);
+    }
 }

@@ -1,11 +1,13 @@
-//! `/v1/models`.
+//! `/v1/models`, and what else the server tells of itself.
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use serde_json::Value;
 
 use super::App;
 use super::error::ApiError;
+use crate::openai::description::document;
 use crate::openai::{ModelList, ModelObject};
 
 fn objects(app: &App) -> Result<Vec<ModelObject>, ApiError> {
@@ -41,6 +43,11 @@ pub(super) async fn one(
         .find(|object| object.id == name)
         .map(Json)
         .ok_or_else(|| unknown(&app, &name))
+}
+
+/// The OpenAPI document of this server.
+pub(super) async fn description(State(app): State<App>) -> Json<Value> {
+    Json(document(&app.served_names, app.keys.is_some()))
 }
 
 /// Refuses a model that is not served.

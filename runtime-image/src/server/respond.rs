@@ -1,4 +1,4 @@
-//! A generation to an answer: collected, or as server-sent events. Chat and plain completions differ only in their frames.
+//! A generation to an answer: collected, or as server-sent events. The APIs differ only in their frames.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::error::ApiError;
-use crate::engine::{Event, Finish, Generation};
+use crate::engine::{Event, Finish, Generation, TokenLogprobs};
 use crate::openai::Usage;
 
 /// Silence after which a comment is sent, so that proxies do not take a waiting stream for a dead one.
@@ -47,54 +47,139 @@ impl Deadline {
     }
 }
 
-/// Waits for the whole answer.
+/// Adds up what the answers of one generation took, and knows when all have ended.
+#[derive(Clone, Copy, Debug)]
+struct Tally {
+    running: usize,
+    prompt: usize,
+    cached: usize,
+    completion: usize,
+}
+
+impl Tally {
+    fn new(choices: usize) -> Self {
+        Self {
+            running: choices,
+            prompt: 0,
+            cached: 0,
+            completion: 0,
+        }
+    }
+
+    /// One answer ended; the usage of all with the last one.
+    fn ended(&mut self, prompt: usize, cached: usize, completion: usize) -> Option<Usage> {
+        self.running = self.running.saturating_sub(1);
+        self.prompt = prompt;
+        self.cached = self.cached.max(cached);
+        self.completion += completion;
+        (self.running == 0).then(|| Usage::new(self.prompt, self.cached, self.completion))
+    }
+}
+
+/// One answer, whole.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    pub(super) text: String,
+    /// Where log probabilities were asked for.
+    pub(super) tokens: Vec<TokenLogprobs>,
+    pub(super) finish: Option<Finish>,
+}
+
+/// All answers to one prompt.
+pub(super) struct Collected {
+    pub(super) answers: Vec<Answer>,
+    /// Of the prompt's tokens, where they were asked for.
+    pub(super) prompt: Option<Vec<Option<TokenLogprobs>>>,
+    pub(super) usage: Usage,
+}
+
+/// Waits for all answers.
 pub(super) async fn collect(
     mut generation: Generation,
+    choices: usize,
     deadline: Deadline,
-) -> Result<(String, Finish, Usage), ApiError> {
-    let mut answer = String::new();
+) -> Result<Collected, ApiError> {
+    let mut answers: Vec<Answer> = std::iter::repeat_with(Answer::default)
+        .take(choices)
+        .collect();
+    let mut prompt = None;
+    let mut tally = Tally::new(choices);
     loop {
         match deadline.next(&mut generation).await? {
-            Event::Text { text } => answer.push_str(&text),
+            Event::Prompt { logprobs } => prompt = Some(logprobs),
+            Event::Text {
+                choice,
+                text,
+                tokens,
+            } => {
+                if let Some(answer) = answers.get_mut(choice) {
+                    answer.text.push_str(&text);
+                    answer.tokens.extend(tokens);
+                }
+            }
             Event::Finished {
+                choice,
                 finish,
                 prompt_tokens,
+                cached_tokens,
                 completion_tokens,
             } => {
-                return Ok((answer, finish, Usage::new(prompt_tokens, completion_tokens)));
+                if let Some(answer) = answers.get_mut(choice) {
+                    answer.finish = Some(finish);
+                }
+                if let Some(usage) = tally.ended(prompt_tokens, cached_tokens, completion_tokens) {
+                    return Ok(Collected {
+                        answers,
+                        prompt,
+                        usage,
+                    });
+                }
             }
         }
     }
 }
 
-/// How one API frames its events.
+/// How one API frames its events. Each call may give any number of events, in their order.
 pub(super) trait Frames: Send + 'static {
-    type Chunk: Serialize;
-
     /// Sent before any text.
-    fn opening(&self) -> Option<Self::Chunk>;
-    /// More text.
-    fn text(&self, text: String) -> Self::Chunk;
-    /// The end.
-    fn finish(&self, finish: Finish) -> Self::Chunk;
-    /// The usage, if it was asked for.
-    fn usage(&self, usage: Usage) -> Option<Self::Chunk>;
+    fn opening(&mut self) -> Vec<Frame>;
+    /// Of the prompt's tokens.
+    fn prompt(&mut self, _logprobs: Vec<Option<TokenLogprobs>>) -> Vec<Frame> {
+        Vec::new()
+    }
+    /// More of an answer.
+    fn text(&mut self, choice: usize, text: String, tokens: Vec<TokenLogprobs>) -> Vec<Frame>;
+    /// The end of an answer.
+    fn finish(&mut self, choice: usize, finish: Finish) -> Vec<Frame>;
+    /// The end of all.
+    fn usage(&mut self, usage: Usage) -> Vec<Frame>;
+    /// What went wrong after the stream has begun.
+    fn error(&mut self, error: &ApiError) -> Vec<Frame> {
+        vec![frame(&error.body())]
+    }
 }
 
 struct Streaming<F> {
     generation: Generation,
     deadline: Deadline,
     frames: F,
+    tally: Tally,
     opened: bool,
     ended: bool,
 }
 
-/// Sends the answer as it comes. When the client leaves, the stream is dropped and the generation with it.
-pub(super) fn stream<F: Frames>(generation: Generation, deadline: Deadline, frames: F) -> Response {
+/// Sends the answers as they come. When the client leaves, the stream is dropped and the generation with it.
+pub(super) fn stream<F: Frames>(
+    generation: Generation,
+    choices: usize,
+    deadline: Deadline,
+    frames: F,
+) -> Response {
     let state = Streaming {
         generation,
         deadline,
         frames,
+        tally: Tally::new(choices),
         opened: false,
         ended: false,
     };
@@ -108,39 +193,52 @@ fn frames_of<F: Frames>(state: Streaming<F>) -> impl Stream<Item = Result<Frame,
         if state.ended {
             return None;
         }
-        let mut batch = Vec::new();
         if !state.opened {
             state.opened = true;
-            batch.extend(state.frames.opening().map(|chunk| frame(&chunk)));
-            if !batch.is_empty() {
-                return Some((batch, state));
-            }
+            return Some((state.frames.opening(), state));
         }
-        match state.deadline.next(&mut state.generation).await {
-            Ok(Event::Text { text }) => batch.push(frame(&state.frames.text(text))),
+        let batch = match state.deadline.next(&mut state.generation).await {
+            Ok(Event::Prompt { logprobs }) => state.frames.prompt(logprobs),
+            Ok(Event::Text {
+                choice,
+                text,
+                tokens,
+            }) => state.frames.text(choice, text, tokens),
             Ok(Event::Finished {
+                choice,
                 finish,
                 prompt_tokens,
+                cached_tokens,
                 completion_tokens,
             }) => {
-                state.ended = true;
-                batch.push(frame(&state.frames.finish(finish)));
-                let usage = Usage::new(prompt_tokens, completion_tokens);
-                batch.extend(state.frames.usage(usage).map(|chunk| frame(&chunk)));
-                batch.push(Frame::default().data("[DONE]"));
+                let mut batch = state.frames.finish(choice, finish);
+                if let Some(usage) =
+                    state
+                        .tally
+                        .ended(prompt_tokens, cached_tokens, completion_tokens)
+                {
+                    state.ended = true;
+                    batch.extend(state.frames.usage(usage));
+                }
+                batch
             }
             Err(error) => {
                 state.ended = true;
                 tracing::warn!(%error, "ended a stream early");
-                batch.push(frame(&error.body()));
+                state.frames.error(&error)
             }
-        }
+        };
         Some((batch, state))
     });
     futures::StreamExt::flat_map(batches, |batch| stream::iter(batch.into_iter().map(Ok)))
 }
 
+/// The last event of OpenAI's older streams.
+pub(super) fn done() -> Frame {
+    Frame::default().data("[DONE]")
+}
+
 /// Wire types hold nothing that JSON cannot.
-fn frame(chunk: &impl Serialize) -> Frame {
+pub(super) fn frame(chunk: &impl Serialize) -> Frame {
     Frame::default().data(serde_json::to_string(chunk).unwrap_or_default())
 }

@@ -2,11 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use candle_core::quantized::gguf_file::Value;
-
 use super::{Cut, Parts, byte_of_character, byte_pairs, token_bytes};
-use crate::weights::gguf::GgufFile;
-use crate::weights::{LoadError, Weights};
+use crate::weights::LoadError;
+use crate::weights::gguf::header::Value;
+use crate::weights::gguf::pairs::Pairs;
 
 /// `tokenizer.ggml.token_type` of control tokens.
 const CONTROL: i64 = 3;
@@ -47,11 +46,8 @@ fn cut_of(name: &str) -> Option<(Cut, bool)> {
     }
 }
 
-pub(super) fn parts(file: &GgufFile) -> Result<Parts, LoadError> {
-    let fail = |detail: String| LoadError::Description {
-        path: file.path().to_owned(),
-        detail,
-    };
+pub(super) fn parts(file: &Pairs) -> Result<Parts, LoadError> {
+    let fail = |detail: String| file.error(detail);
     let model = file.text("tokenizer.ggml.model")?;
     if model != MODEL {
         return Err(fail(format!(
@@ -72,9 +68,7 @@ pub(super) fn parts(file: &GgufFile) -> Result<Parts, LoadError> {
     };
     let tokens = texts(file, "tokenizer.ggml.tokens")?;
     let types: Vec<i64> = match file.value("tokenizer.ggml.token_type") {
-        Some(Value::Array(values)) if values.len() == tokens.len() => {
-            values.iter().map(whole).collect()
-        }
+        Some(Value::Wholes(values)) if values.len() == tokens.len() => values.clone(),
         Some(_) => {
             return Err(fail(format!(
                 "tokenizer.ggml.token_type does not name {} types",
@@ -84,7 +78,7 @@ pub(super) fn parts(file: &GgufFile) -> Result<Parts, LoadError> {
         None => vec![1; tokens.len()],
     };
     let merges: Vec<(String, String)> = texts(file, "tokenizer.ggml.merges")?
-        .into_iter()
+        .iter()
         .map(|merge| match merge.split_once(' ') {
             Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
             None => Err(fail(format!(
@@ -101,7 +95,7 @@ pub(super) fn parts(file: &GgufFile) -> Result<Parts, LoadError> {
         .collect();
     let (mut vocabulary, mut control, mut added) = (HashMap::new(), Vec::new(), Vec::new());
     let mut bytes = Vec::with_capacity(tokens.len());
-    for ((token, kind), id) in tokens.into_iter().zip(types).zip(0_u32..) {
+    for ((token, kind), id) in tokens.iter().zip(types).zip(0_u32..) {
         if kind == CONTROL && !merged.contains(token) {
             control.push((token.to_owned(), id));
             bytes.push(None);
@@ -140,7 +134,7 @@ pub(super) fn parts(file: &GgufFile) -> Result<Parts, LoadError> {
     stops.extend(id("eom")?);
     let (begin, end) = (id("bos")?, id("eos")?);
     let adds_begin = match file.value("tokenizer.ggml.add_bos_token") {
-        Some(Value::Bool(adds)) => *adds,
+        Some(Value::Flag(adds)) => *adds,
         // Files of Llama 3 before the key existed.
         _ => cut == Cut::Llama3,
     };
@@ -157,33 +151,16 @@ pub(super) fn parts(file: &GgufFile) -> Result<Parts, LoadError> {
     })
 }
 
-fn texts<'a>(file: &'a GgufFile, key: &str) -> Result<Vec<&'a str>, LoadError> {
-    let fail = |detail: String| LoadError::Description {
-        path: file.path().to_owned(),
-        detail,
-    };
+fn texts<'a>(file: &'a Pairs, key: &str) -> Result<&'a [String], LoadError> {
+    let fail = |detail: String| file.error(detail);
     match file.value(key) {
-        Some(Value::Array(values)) => values
-            .iter()
-            .map(|value| match value {
-                Value::String(text) => Ok(text.as_str()),
-                other => Err(fail(format!(
-                    "{key} holds {:?}, expected texts",
-                    other.value_type()
-                ))),
-            })
-            .collect(),
-        Some(_) => Err(fail(format!("{key} is no list"))),
+        Some(Value::Texts(texts)) => Ok(texts),
+        // An empty list may be said to be of anything.
+        Some(Value::Wholes(numbers)) if numbers.is_empty() => Ok(&[]),
+        Some(other) => Err(fail(format!(
+            "{key} is {}, expected a list of texts",
+            other.what()
+        ))),
         None => Err(fail(format!("key {key} is missing"))),
-    }
-}
-
-fn whole(value: &Value) -> i64 {
-    match value {
-        Value::I32(value) => i64::from(*value),
-        Value::U32(value) => i64::from(*value),
-        Value::I64(value) => *value,
-        Value::U8(value) => i64::from(*value),
-        _ => 1,
     }
 }

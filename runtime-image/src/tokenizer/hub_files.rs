@@ -5,8 +5,20 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Parts, byte_of_character, token_bytes};
+use super::{Parts, byte_of_character, check_merge, token_bytes};
 use crate::weights::LoadError;
+
+/// The parts of a merge in either spelling; what is neither is refused by the library.
+fn merged(merge: &Value) -> Option<(&str, &str)> {
+    match merge {
+        Value::String(both) => both.split_once(' '),
+        Value::Array(parts) => match parts.as_slice() {
+            [Value::String(left), Value::String(right)] => Some((left, right)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
 
 pub(super) fn parts(folder: &Path) -> Result<Parts, LoadError> {
     let path = folder.join("tokenizer.json");
@@ -60,12 +72,20 @@ pub(super) fn parts(folder: &Path) -> Result<Parts, LoadError> {
     for (name, _) in &control {
         vocabulary.remove(name);
     }
+    let longest = vocabulary.keys().map(String::len).max().unwrap_or(0);
     for (token, id) in vocabulary.iter() {
         let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
         let id = id.ok_or_else(|| fail(format!("token {token:?} has no number")))?;
         by_id
             .entry(id)
             .or_insert_with(|| token_bytes(token, &table));
+    }
+    let prefix = json.pointer("/model/continuing_subword_prefix");
+    let prefix = prefix.and_then(Value::as_str).map_or(0, str::len);
+    let merges = json.pointer("/model/merges").and_then(Value::as_array);
+    for (left, right) in merges.into_iter().flatten().filter_map(merged) {
+        check_merge(left, right, prefix, longest)
+            .map_err(|detail| fail(format!("model.merges: {detail}")))?;
     }
     let last = by_id
         .keys()

@@ -1,37 +1,111 @@
-//! GGUF files: header by candle's reader, extents checked here, tensors repacked one by one.
+//! GGUF files: the header, the extents of all tensors checked before one is read, tensors read one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QStorage, QTensor, gguf_file};
-use candle_core::{DType, Device};
+use header::{Described, Header, Value};
+use pairs::Pairs;
 
-use super::rope::{Scaling, frequencies};
-use super::{LlamaShape, LoadError, Weights, check_shape};
-use crate::compute::matrix::{BLOCK, Blocks, Float, Matrix};
+use super::rope::{Scaling, frequencies, yarn_scale};
+use super::{LoadError, Shape, Weights, check_shape, check_width};
+use crate::compute::tensor::{Kind, Source, Tensor};
+use crate::model::GGUF_ARCHITECTURES;
+
+pub mod header;
+pub mod pairs;
 
 const NO_SCALING: &str = "none";
 const LINEAR: &str = "linear";
+const YARN: &str = "yarn";
 
 /// The rotary scalings that a file may name in `rope.scaling.type`.
-pub(crate) const GGUF_SCALINGS: [&str; 2] = [NO_SCALING, LINEAR];
+pub(crate) const GGUF_SCALINGS: [&str; 3] = [NO_SCALING, LINEAR, YARN];
 
 /// An opened GGUF file whose header is whole and whose tensors all lie inside the file.
 pub struct GgufFile {
-    path: PathBuf,
-    file: File,
-    size: u64,
-    content: gguf_file::Content,
+    file: Arc<File>,
+    pairs: Pairs,
+    tensors: HashMap<String, Extent>,
     architecture: String,
+}
+
+/// A tensor of a known type that lies inside the file.
+struct Extent {
+    kind: Kind,
+    shape: Vec<usize>,
+    /// Its first byte in the file.
+    begin: u64,
+    /// Its bytes.
+    length: usize,
+}
+
+impl Extent {
+    /// Checks what the header says; the error is the tensor's.
+    fn of(described: &Described, data: u64) -> Result<Self, String> {
+        let kind = Kind::from_gguf(described.kind).ok_or_else(|| {
+            format!(
+                "type {} is not supported; supported are {:?}",
+                other_type(described.kind),
+                Kind::ALL
+            )
+        })?;
+        let (numbers, size) = kind.block();
+        let whole = |value: u64| usize::try_from(value).ok();
+        let shape: Option<Vec<usize>> = described.shape.iter().copied().map(whole).collect();
+        let extent = shape.and_then(|shape| {
+            let all = shape
+                .iter()
+                .try_fold(1_usize, |all, size| all.checked_mul(*size))?;
+            let blocks = all.is_multiple_of(numbers).then_some(all / numbers)?;
+            Some(Self {
+                kind,
+                begin: data.checked_add(described.offset)?,
+                length: blocks.checked_mul(size)?,
+                shape,
+            })
+        });
+        extent.ok_or_else(|| format!("its shape {:?} makes no sense", described.shape))
+    }
+
+    fn numbers(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// The name of a type that is not read, by its number in ggml's list.
+fn other_type(kind: u32) -> String {
+    let names = [
+        (9, "Q8_1"),
+        (15, "Q8_K"),
+        (16, "IQ2_XXS"),
+        (17, "IQ2_XS"),
+        (18, "IQ3_XXS"),
+        (19, "IQ1_S"),
+        (21, "IQ3_S"),
+        (22, "IQ2_S"),
+        (23, "IQ4_XS"),
+        (24, "I8"),
+        (25, "I16"),
+        (26, "I32"),
+        (27, "I64"),
+        (28, "F64"),
+        (29, "IQ1_M"),
+        (34, "TQ1_0"),
+        (35, "TQ2_0"),
+        (39, "MXFP4"),
+    ];
+    let name = names.iter().find(|(number, _)| *number == kind);
+    name.map_or_else(|| kind.to_string(), |(_, name)| (*name).to_owned())
 }
 
 impl GgufFile {
     /// Opens a file and checks its header and the extent of every tensor.
     ///
     /// # Errors
-    /// When the file is no GGUF file, is cut short, or its header is damaged.
+    /// When the file is no GGUF file, is cut short, its header is damaged or a tensor has a type that is not read.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let open = |source| LoadError::Open {
             path: path.to_owned(),
@@ -56,142 +130,77 @@ impl GgufFile {
             )));
         }
         file.rewind().map_err(open)?;
-        let content = gguf_file::Content::read(&mut BufReader::with_capacity(1 << 20, &mut file))
-            .map_err(|error| {
-            let error = error.to_string();
-            let first = error.lines().next().unwrap_or_default().to_owned();
-            damaged(format!(
-                "file has {size} bytes and its header cannot be read to the end: {first}"
-            ))
-        })?;
+        let header =
+            Header::read(BufReader::with_capacity(1 << 20, &mut file), size).map_err(|detail| {
+                damaged(format!(
+                    "file has {size} bytes and its header cannot be read to the end: {detail}"
+                ))
+            })?;
         let mut gguf = Self {
-            path: path.to_owned(),
-            file,
-            size,
-            content,
+            file: Arc::new(file),
+            pairs: Pairs::new(path, header.pairs),
+            tensors: HashMap::with_capacity(header.tensors.len()),
             architecture: String::new(),
         };
-        gguf.check_extents()?;
-        gguf.architecture = gguf.text("general.architecture")?.to_owned();
+        gguf.take_extents(header.tensors, header.data, size)?;
+        gguf.architecture = gguf.pairs.text("general.architecture")?.to_owned();
         Ok(gguf)
     }
 
     /// Refuses a file that ends before its tensors do; names the first of them in file order.
-    fn check_extents(&self) -> Result<(), LoadError> {
-        let in_order: BTreeMap<u64, &String> = self
-            .content
-            .tensor_infos
-            .iter()
-            .map(|(name, info)| (info.offset, name))
-            .collect();
-        for name in in_order.values() {
-            let info = &self.content.tensor_infos[*name];
-            let elements = info
-                .shape
-                .dims()
-                .iter()
-                .try_fold(1_u64, |all, size| all.checked_mul(*size as u64));
-            let bytes = elements.and_then(|elements| {
-                let block = info.ggml_dtype.block_size() as u64;
-                elements
-                    .is_multiple_of(block)
-                    .then(|| elements / block * info.ggml_dtype.type_size() as u64)
-            });
-            let end = bytes
-                .and_then(|bytes| {
-                    self.content
-                        .tensor_data_offset
-                        .checked_add(info.offset)?
-                        .checked_add(bytes)
-                })
-                .ok_or_else(|| {
-                    self.tensor_error(name, format!("its shape {:?} makes no sense", info.shape))
-                })?;
-            if end > self.size {
+    fn take_extents(
+        &mut self,
+        tensors: HashMap<String, Described>,
+        data: u64,
+        size: u64,
+    ) -> Result<(), LoadError> {
+        let mut in_order: Vec<(String, Described)> = tensors.into_iter().collect();
+        // Several may claim to begin at the same place.
+        in_order.sort_by(|(name, one), (other, two)| (one.offset, name).cmp(&(two.offset, other)));
+        for (name, described) in in_order {
+            let extent =
+                Extent::of(&described, data).map_err(|detail| self.tensor_error(&name, detail))?;
+            let end = extent.begin.saturating_add(extent.length as u64);
+            if end > size {
                 let detail = format!(
-                    "file has {} bytes, tensor {name} needs {end}: the file is cut short",
-                    self.size
+                    "file has {size} bytes, tensor {name} needs {end}: the file is cut short"
                 );
                 return Err(LoadError::Damaged {
-                    path: self.path.clone(),
+                    path: self.path().to_owned(),
                     detail,
                 });
             }
+            self.tensors.insert(name, extent);
         }
         Ok(())
     }
 
     fn tensor_error(&self, tensor: &str, detail: String) -> LoadError {
         LoadError::Tensor {
-            path: self.path.clone(),
+            path: self.path().to_owned(),
             tensor: tensor.to_owned(),
             detail,
         }
     }
 
-    fn description(&self, detail: String) -> LoadError {
-        LoadError::Description {
-            path: self.path.clone(),
-            detail,
-        }
-    }
-
-    /// The value of a key, if the file has it.
-    #[must_use]
-    pub fn value(&self, key: &str) -> Option<&gguf_file::Value> {
-        self.content.metadata.get(key)
-    }
-
-    /// The text of a key.
-    ///
-    /// # Errors
-    /// When the key is missing or no text.
-    pub fn text(&self, key: &str) -> Result<&str, LoadError> {
-        match self.value(key) {
-            Some(gguf_file::Value::String(text)) => Ok(text),
-            Some(other) => {
-                Err(self.description(format!("{key} is {:?}, expected text", other.value_type())))
-            }
-            None => Err(self.description(format!("key {key} is missing"))),
-        }
-    }
-
-    /// The whole number of a key, if the file has it.
-    ///
-    /// # Errors
-    /// When it is no whole number.
-    pub fn whole(&self, key: &str) -> Result<Option<u64>, LoadError> {
-        use gguf_file::Value;
-        let number = match self.value(key) {
-            None => return Ok(None),
-            Some(Value::U8(value)) => u64::from(*value),
-            Some(Value::U16(value)) => u64::from(*value),
-            Some(Value::U32(value)) => u64::from(*value),
-            Some(Value::U64(value)) => *value,
-            Some(Value::I32(value)) if *value >= 0 => u64::from(value.unsigned_abs()),
-            Some(Value::I64(value)) if *value >= 0 => value.unsigned_abs(),
-            Some(other) => {
-                return Err(self.description(format!(
-                    "{key} is {:?}, expected a whole number",
-                    other.value_type()
-                )));
-            }
-        };
-        Ok(Some(number))
+    /// Takes out what the file says of its tokenizer and of chats.
+    pub fn take_tokenizer(&mut self) -> Pairs {
+        self.pairs.take("tokenizer.")
     }
 
     fn size_of(&self, part: &str) -> Result<usize, LoadError> {
         let key = format!("{}.{part}", self.architecture);
-        match self.whole(&key)? {
+        match self.pairs.whole(&key)? {
             Some(value) => {
-                usize::try_from(value).map_err(|_| self.description(format!("{key} is {value}")))
+                usize::try_from(value).map_err(|_| self.pairs.error(format!("{key} is {value}")))
             }
-            None => Err(self.description(format!("key {key} is missing"))),
+            None => Err(self.pairs.error(format!("key {key} is missing"))),
         }
     }
 
     fn optional_size_of(&self, part: &str) -> Result<Option<usize>, LoadError> {
         if self
+            .pairs
             .value(&format!("{}.{part}", self.architecture))
             .is_some()
         {
@@ -202,15 +211,17 @@ impl GgufFile {
     }
 
     fn number_of(&self, part: &str) -> Result<Option<f32>, LoadError> {
-        use gguf_file::Value;
         let key = format!("{}.{part}", self.architecture);
-        match self.value(&key) {
+        match self.pairs.value(&key) {
             None => Ok(None),
-            Some(Value::F32(value)) if value.is_finite() => Ok(Some(*value)),
-            Some(Value::F64(value)) if value.is_finite() => Ok(Some(*value as f32)),
-            Some(other) => {
-                Err(self.description(format!("{key} is {other:?}, expected a finite number")))
-            }
+            Some(Value::Float(value)) if value.is_finite() => Ok(Some(*value as f32)),
+            Some(Value::Float(value)) => Err(self
+                .pairs
+                .error(format!("{key} is {value}, expected a finite number"))),
+            Some(other) => Err(self.pairs.error(format!(
+                "{key} is {}, expected a number with a fraction",
+                other.what()
+            ))),
         }
     }
 
@@ -218,10 +229,8 @@ impl GgufFile {
     #[must_use]
     pub fn main_type(&self) -> String {
         let mut bytes: BTreeMap<String, usize> = BTreeMap::new();
-        for info in self.content.tensor_infos.values() {
-            let size = info.shape.elem_count() / info.ggml_dtype.block_size()
-                * info.ggml_dtype.type_size();
-            *bytes.entry(type_name(info.ggml_dtype)).or_default() += size;
+        for extent in self.tensors.values() {
+            *bytes.entry(format!("{:?}", extent.kind)).or_default() += extent.length;
         }
         bytes
             .into_iter()
@@ -230,70 +239,68 @@ impl GgufFile {
             .unwrap_or_default()
     }
 
-    /// The bytes of a tensor, after its shape was compared.
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<(GgmlDType, Vec<u8>), LoadError> {
-        let Some(info) = self.content.tensor_infos.get(name) else {
+    /// A tensor of this shape.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<&Extent, LoadError> {
+        let Some(extent) = self.tensors.get(name) else {
             return Err(self.tensor_error(name, "the file has no such tensor".to_owned()));
         };
-        if info.shape.dims() != shape {
-            let found = info.shape.dims();
+        if extent.shape != shape {
+            let found = &extent.shape;
             return Err(
                 self.tensor_error(name, format!("its shape is {found:?}, expected {shape:?}"))
             );
         }
-        let (kind, offset) = (
-            info.ggml_dtype,
-            self.content.tensor_data_offset + info.offset,
-        );
-        let mut bytes = vec![0; info.shape.elem_count() / kind.block_size() * kind.type_size()];
-        self.file
-            .seek(SeekFrom::Start(offset))
-            .and_then(|_| self.file.read_exact(&mut bytes))
-            .map_err(|error| {
-                self.tensor_error(
-                    name,
-                    format!("{error} while reading {} bytes at {offset}", bytes.len()),
-                )
-            })?;
-        Ok((kind, bytes))
+        Ok(extent)
     }
 
-    /// Values as floats, by candle's reader for the types that are not repacked bit for bit.
-    fn dequantize(
+    /// The type and bytes of a tensor, after its shape was compared.
+    fn read(&self, name: &str, shape: &[usize]) -> Result<(Kind, Vec<u8>), LoadError> {
+        let extent = self.find(name, shape)?;
+        let mut bytes = vec![0; extent.length];
+        let mut file = &*self.file;
+        file.seek(SeekFrom::Start(extent.begin))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(|error| {
+                let (length, begin) = (extent.length, extent.begin);
+                self.tensor_error(
+                    name,
+                    format!("{error} while reading {length} bytes at {begin}"),
+                )
+            })?;
+        Ok((extent.kind, bytes))
+    }
+
+    /// Reads a tensor of this shape; a vector is a matrix of one row.
+    fn tensor_of(
         &self,
         name: &str,
-        kind: GgmlDType,
-        bytes: Vec<u8>,
-        count: usize,
-    ) -> Result<Vec<f32>, LoadError> {
-        let read = || -> candle_core::Result<Vec<f32>> {
-            let storage = QStorage::from_data(bytes.into(), &Device::Cpu, kind)?;
-            QTensor::new(storage, count)?
-                .dequantize(&Device::Cpu)?
-                .to_dtype(DType::F32)?
-                .to_vec1()
-        };
-        read().map_err(|error| {
-            self.tensor_error(
-                name,
-                format!("cannot read type {}: {error}", type_name(kind)),
-            )
-        })
+        shape: &[usize],
+        rows: usize,
+        columns: usize,
+    ) -> Result<Tensor, LoadError> {
+        let (kind, bytes) = self.read(name, shape)?;
+        Tensor::new(kind, rows, columns, bytes).map_err(|detail| self.tensor_error(name, detail))
     }
 }
 
 impl Weights for GgufFile {
     fn path(&self) -> &Path {
-        &self.path
+        self.pairs.path()
     }
 
     fn architecture(&self) -> &str {
         &self.architecture
     }
 
-    fn llama_shape(&self) -> Result<LlamaShape, LoadError> {
+    fn known_architectures(&self) -> &'static [&'static str] {
+        &GGUF_ARCHITECTURES
+    }
+
+    fn shape(&self) -> Result<Shape, LoadError> {
         if self.optional_size_of("expert_count")?.unwrap_or(0) > 0 {
-            return Err(self.description("mixtures of experts are not supported".to_owned()));
+            return Err(self
+                .pairs
+                .error("mixtures of experts are not supported".to_owned()));
         }
         let (hidden, heads) = (
             self.size_of("embedding_length")?,
@@ -303,18 +310,19 @@ impl Weights for GgufFile {
             Some(width) => width,
             None => hidden.checked_div(heads).unwrap_or(0),
         };
+        check_width(self.path(), width)?;
         let rotated = self
             .optional_size_of("rope.dimension_count")?
             .unwrap_or(width);
         if rotated > width {
-            return Err(self.description(format!(
+            return Err(self.pairs.error(format!(
                 "{rotated} rotated numbers in heads of width {width}"
             )));
         }
         let key = format!("{}.rope.scaling.type", self.architecture);
-        let scaling = match self.value(&key) {
+        let scaling = match self.pairs.value(&key) {
             None => Scaling::None,
-            Some(_) => match self.text(&key)? {
+            Some(_) => match self.pairs.text(&key)? {
                 NO_SCALING => Scaling::None,
                 LINEAR => Scaling::Linear {
                     factor: self
@@ -322,41 +330,50 @@ impl Weights for GgufFile {
                         .unwrap_or(1.0)
                         .max(1.0),
                 },
+                YARN => Scaling::Yarn {
+                    factor: self
+                        .number_of("rope.scaling.factor")?
+                        .unwrap_or(1.0)
+                        .max(1.0),
+                    original: match self.optional_size_of("rope.scaling.original_context_length")? {
+                        Some(length) => length as f32,
+                        None => self.size_of("context_length")? as f32,
+                    },
+                    fast: 32.0,
+                    slow: 1.0,
+                },
                 other => {
-                    return Err(self
-                        .description(format!("{key} is {other}; supported are none and linear")));
+                    return Err(self.pairs.error(format!(
+                        "{key} is {other}; supported are {}",
+                        GGUF_SCALINGS.join(", ")
+                    )));
                 }
             },
         };
         let base = self.number_of("rope.freq_base")?.unwrap_or(10_000.0);
         let mut frequencies = frequencies(rotated, base, scaling);
-        if let Some(info) = self.content.tensor_infos.get("rope_freqs.weight") {
+        if let Some(extent) = self.tensors.get("rope_freqs.weight") {
             // Llama 3.1's scaling, computed by the converter: a divisor for each pair.
-            let count = info.shape.elem_count();
-            if count != frequencies.len() || info.ggml_dtype != GgmlDType::F32 {
+            let count = extent.numbers();
+            if count != frequencies.len() || extent.kind != Kind::F32 {
                 return Err(self.tensor_error(
                     "rope_freqs.weight",
                     format!("{count} divisors for {} pairs", frequencies.len()),
                 ));
             }
-            let mut bytes = vec![0; count * 4];
-            let mut file = &self.file;
-            file.seek(SeekFrom::Start(
-                self.content.tensor_data_offset + info.offset,
-            ))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|error| self.tensor_error("rope_freqs.weight", error.to_string()))?;
-            for (frequency, divisor) in frequencies.iter_mut().zip(bytes.chunks_exact(4)) {
-                *frequency /= f32::from_le_bytes([divisor[0], divisor[1], divisor[2], divisor[3]]);
+            let divisors = self.tensor_of("rope_freqs.weight", &extent.shape, 1, count)?;
+            for (frequency, divisor) in frequencies.iter_mut().zip(divisors.floats()) {
+                *frequency /= divisor;
             }
         }
-        let Some(embedding) = self.content.tensor_infos.get("token_embd.weight") else {
+        let Some(embedding) = self.tensors.get("token_embd.weight") else {
             return Err(self.tensor_error(
                 "token_embd.weight",
                 "the file has no such tensor".to_owned(),
             ));
         };
-        let shape = LlamaShape {
+        let vocabulary = embedding.shape.first().copied().unwrap_or(0);
+        let shape = Shape {
             layers: self.size_of("block_count")?,
             hidden,
             heads,
@@ -365,62 +382,68 @@ impl Weights for GgufFile {
                 .unwrap_or(heads),
             width,
             inner: self.size_of("feed_forward_length")?,
-            vocabulary: embedding.shape.dims().first().copied().unwrap_or(0),
+            vocabulary,
+            inputs: vocabulary,
             context_length: self.size_of("context_length")?,
             epsilon: self
                 .number_of("attention.layer_norm_rms_epsilon")?
                 .unwrap_or(1e-5),
             frequencies,
-            neighbours: true,
+            rotation_scale: match scaling {
+                Scaling::Yarn { factor, .. } => yarn_scale(factor),
+                Scaling::None | Scaling::Linear { .. } | Scaling::Llama3 { .. } => 1.0,
+            },
+            // Converters permute the rows of llama's query and key for this; other families keep their order.
+            neighbours: self.architecture == "llama",
         };
-        check_shape(&self.path, &shape)?;
+        check_shape(self.path(), &shape)?;
         Ok(shape)
     }
 
-    fn has(&self, name: &str) -> bool {
-        self.content.tensor_infos.contains_key(name)
+    fn packed_bytes(&self) -> u64 {
+        let packed = |extent: &Extent| match extent.kind {
+            Kind::F32
+            | Kind::F16
+            | Kind::BF16
+            | Kind::Q4_0
+            | Kind::Q4_1
+            | Kind::Q8_0
+            | Kind::IQ4_NL => extent.length as u64,
+            // Rounded to blocks of 32 bytes with a scale.
+            Kind::Q5_0
+            | Kind::Q5_1
+            | Kind::Q2_K
+            | Kind::Q3_K
+            | Kind::Q4_K
+            | Kind::Q5_K
+            | Kind::Q6_K => extent.numbers() as u64 / 32 * 34,
+        };
+        self.tensors.values().map(packed).sum()
     }
 
-    fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, LoadError> {
-        let (kind, bytes) = self.read(name, &[rows, columns])?;
-        let blocks = match kind {
-            GgmlDType::Q8_0 => Some(Blocks::Q8_0),
-            GgmlDType::Q4_0 => Some(Blocks::Q4_0),
-            GgmlDType::Q4_1 => Some(Blocks::Q4_1),
-            _ => None,
-        };
-        if let Some(blocks) = blocks {
-            return if columns.is_multiple_of(BLOCK) {
-                Ok(Matrix::from_blocks(rows, columns, &bytes, blocks))
-            } else {
-                Err(self.tensor_error(
-                    name,
-                    format!("{columns} columns are no multiple of {BLOCK}"),
-                ))
-            };
-        }
-        let values = self.dequantize(name, kind, bytes, rows * columns)?;
-        Ok(match kind {
-            GgmlDType::F32 => Matrix::from_floats(rows, columns, &values, Float::F32),
-            GgmlDType::F16 => Matrix::from_floats(rows, columns, &values, Float::F16),
-            GgmlDType::BF16 => Matrix::from_floats(rows, columns, &values, Float::Bf16),
-            _ if columns.is_multiple_of(BLOCK) => Matrix::quantize(rows, columns, &values),
-            _ => Matrix::from_floats(rows, columns, &values, Float::F16),
-        })
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn tensor(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor, LoadError> {
+        self.tensor_of(name, &[rows, columns], rows, columns)
+    }
+
+    fn source(&self, name: &str, rows: usize, columns: usize) -> Result<Option<Source>, LoadError> {
+        let extent = self.find(name, &[rows, columns])?;
+        Ok(Some(Source {
+            kind: extent.kind,
+            rows,
+            columns,
+            file: Arc::clone(&self.file),
+            path: self.path().to_owned(),
+            start: extent.begin,
+            bytes: extent.length,
+        }))
     }
 
     fn vector(&mut self, name: &str, length: usize) -> Result<Vec<f32>, LoadError> {
-        let (kind, bytes) = self.read(name, &[length])?;
-        self.dequantize(name, kind, bytes, length)
-    }
-}
-
-/// The name that people use: `Q4_1`, `Q4_K`, `BF16`.
-fn type_name(kind: GgmlDType) -> String {
-    let name = format!("{kind:?}");
-    match name.strip_suffix('K') {
-        Some(stem) if stem.len() == 2 => format!("{stem}_K"),
-        _ => name,
+        Ok(self.tensor_of(name, &[length], 1, length)?.floats())
     }
 }
 

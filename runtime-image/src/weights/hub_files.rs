@@ -4,25 +4,30 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use serde::Deserialize;
 
-use super::rope::{Scaling, frequencies};
-use super::{LlamaShape, LoadError, Weights, check_shape};
-use crate::compute::matrix::{Float, Matrix};
+use super::rope::{Scaling, frequencies, yarn_scale};
+use super::sight::{Sight, VisionConfig};
+use super::{LoadError, Shape, Weights, check_shape, check_width};
+use crate::answer::Memory;
+use crate::compute::matrix::Float;
+use crate::compute::tensor::{Kind, Source, Tensor};
+use crate::model::{HUB_ARCHITECTURES, size};
 
 /// Largest header that is read; real ones take some hundred bytes a tensor.
 const LARGEST_HEADER: u64 = 64 << 20;
 
 /// The rotary scalings that a configuration may name.
-pub(crate) const HUB_SCALINGS: [&str; 3] = [NO_SCALING, LINEAR, LLAMA3];
+pub(crate) const HUB_SCALINGS: [&str; 4] = [NO_SCALING, LINEAR, LLAMA3, YARN];
 
 const NO_SCALING: &str = "default";
 const LINEAR: &str = "linear";
 const LLAMA3: &str = "llama3";
+const YARN: &str = "yarn";
 
 /// The types of weights that are read, as a configuration names them.
 pub(crate) const HUB_FLOATS: [&str; 3] = ["float32", "float16", "bfloat16"];
@@ -36,11 +41,26 @@ struct Place {
     bytes: usize,
 }
 
+impl Place {
+    fn kind(&self) -> Result<Kind, String> {
+        match self.kind {
+            Dtype::F32 => Ok(Kind::F32),
+            Dtype::F16 => Ok(Kind::F16),
+            Dtype::BF16 => Ok(Kind::BF16),
+            other => Err(format!(
+                "type {other:?} is not supported; supported are F32, F16, BF16"
+            )),
+        }
+    }
+}
+
 /// An opened folder whose safetensors headers are whole.
 pub struct HubFiles {
     config_path: PathBuf,
     config: Config,
-    files: Vec<(PathBuf, File)>,
+    pictures: Option<PictureConfig>,
+    prefixes: Prefixes,
+    files: Vec<(PathBuf, Arc<File>)>,
     tensors: HashMap<String, Place>,
 }
 
@@ -57,12 +77,87 @@ struct Config {
     vocab_size: usize,
     max_position_embeddings: usize,
     rms_norm_eps: f32,
+    hidden_act: Option<String>,
+    #[serde(default)]
+    use_sliding_window: bool,
     rope_theta: Option<f32>,
     rope_scaling: Option<Rope>,
     rope_parameters: Option<Rope>,
     #[serde(default)]
     tie_word_embeddings: bool,
+    /// Layers in which text looks at pictures; none in models of text only.
+    #[serde(skip)]
+    cross_attention_layers: Vec<usize>,
 }
+
+/// What a model that looks at pictures says beside its text part.
+#[derive(Deserialize)]
+struct PictureConfig {
+    image_token_index: u32,
+    vision_config: VisionConfig,
+}
+
+/// So many rows more than logits the published embeddings have; the first of them stands for a picture.
+const UNSAID: usize = 8;
+
+/// What `serve` allocates for a model of this `config.json`, whose weights are as published; absent where it says too little.
+#[must_use]
+pub fn planned_memory(text: &[u8]) -> Option<Memory> {
+    #[derive(Deserialize)]
+    struct Type {
+        #[serde(alias = "torch_dtype")]
+        dtype: Option<String>,
+        text_config: Option<Box<Type>>,
+    }
+    let told: Type = serde_json::from_slice(text).ok()?;
+    let nested = told.text_config.and_then(|text| text.dtype);
+    let float = match told.dtype.or(nested)?.as_str() {
+        "float32" => Float::F32,
+        "float16" => Float::F16,
+        "bfloat16" => Float::Bf16,
+        _ => return None,
+    };
+    let model = HubFiles::described(PathBuf::from("config.json"), text).ok()?;
+    let (shape, sight) = (model.shape().ok()?, model.sight().ok()?);
+    let tied = model.config.tie_word_embeddings;
+    let weights = size::float_weights(&shape, sight.as_ref(), tied, float);
+    Some(size::memory(&shape, sight.as_ref(), weights))
+}
+
+/// How such a model describes its text part.
+#[derive(Deserialize)]
+struct CrossConfig {
+    cross_attention_layers: Vec<usize>,
+}
+
+/// What the names of tensors begin with: text layers, output matrix, and what belongs to pictures.
+#[derive(Clone, Copy)]
+struct Prefixes {
+    text: &'static str,
+    head: &'static str,
+    pictures: &'static str,
+}
+
+/// Models of text only.
+const TEXT: Prefixes = Prefixes {
+    text: "model.",
+    head: "",
+    pictures: "",
+};
+
+/// As the hubs publish Llama 3.2 Vision.
+const PUBLISHED: Prefixes = Prefixes {
+    text: "language_model.model.",
+    head: "language_model.",
+    pictures: "",
+};
+
+/// As transformers saves it since 4.52.
+const SAVED_ANEW: Prefixes = Prefixes {
+    text: "model.language_model.",
+    head: "",
+    pictures: "model.",
+};
 
 #[derive(Deserialize)]
 struct Rope {
@@ -73,9 +168,28 @@ struct Rope {
     low_freq_factor: Option<f32>,
     high_freq_factor: Option<f32>,
     original_max_position_embeddings: Option<f32>,
+    beta_fast: Option<f32>,
+    beta_slow: Option<f32>,
+    attention_factor: Option<f32>,
 }
 
 impl HubFiles {
+    /// A model of this description whose files are not there yet: it has sizes and no tensors.
+    fn described(config_path: PathBuf, text: &[u8]) -> Result<Self, LoadError> {
+        let (config, pictures) = read_config(text).map_err(|error| LoadError::Description {
+            path: config_path.clone(),
+            detail: error.to_string(),
+        })?;
+        Ok(Self {
+            config_path,
+            config,
+            prefixes: if pictures.is_some() { PUBLISHED } else { TEXT },
+            pictures,
+            files: Vec::new(),
+            tensors: HashMap::new(),
+        })
+    }
+
     /// Opens a folder's configuration and the headers of its safetensors files.
     ///
     /// # Errors
@@ -86,11 +200,7 @@ impl HubFiles {
             path: config_path.clone(),
             source,
         })?;
-        let config: Config =
-            serde_json::from_slice(&text).map_err(|error| LoadError::Description {
-                path: config_path.clone(),
-                detail: error.to_string(),
-            })?;
+        let mut hub = Self::described(config_path, &text)?;
         let open_folder = |source| LoadError::Open {
             path: folder.to_owned(),
             source,
@@ -106,14 +216,11 @@ impl HubFiles {
             }
         }
         paths.sort();
-        let mut hub = Self {
-            config_path,
-            config,
-            files: Vec::new(),
-            tensors: HashMap::new(),
-        };
         for path in paths {
             hub.add(path)?;
+        }
+        if hub.pictures.is_some() && !hub.has("token_embd.weight") {
+            hub.prefixes = SAVED_ANEW;
         }
         Ok(hub)
     }
@@ -163,7 +270,7 @@ impl HubFiles {
                 },
             );
         }
-        self.files.push((path, file));
+        self.files.push((path, Arc::new(file)));
         Ok(())
     }
 
@@ -177,9 +284,27 @@ impl HubFiles {
             .unwrap_or_default()
     }
 
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<(Dtype, Vec<f32>), LoadError> {
-        let name = hub_name(name);
-        let first = self.config_path.clone();
+    /// The numbers of the layers that look at pictures.
+    fn cross_layers(&self) -> Result<&[usize], LoadError> {
+        let layers = &self.config.cross_attention_layers;
+        let all = self.config.num_hidden_layers;
+        if layers.windows(2).any(|pair| pair[0] >= pair[1])
+            || layers.iter().any(|layer| *layer >= all)
+            || (self.pictures.is_some() && layers.is_empty())
+        {
+            return Err(LoadError::Description {
+                path: self.config_path.clone(),
+                detail: format!(
+                    "cross_attention_layers {layers:?} of {all} layers, expected ascending numbers below that"
+                ),
+            });
+        }
+        Ok(layers)
+    }
+
+    /// The name in the files of the tensor that goes by `name`, and what the files say of it, if it has this shape.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<(String, &Place), LoadError> {
+        let name = hub_name(name, self.prefixes);
         let error = |path: &Path, detail: String| LoadError::Tensor {
             path: path.to_owned(),
             tensor: name.clone(),
@@ -187,41 +312,53 @@ impl HubFiles {
         };
         let Some(place) = self.tensors.get(&name) else {
             return Err(error(
-                &first,
+                &self.config_path,
                 "none of the safetensors files beside it has such a tensor".to_owned(),
             ));
         };
-        let (path, file) = &mut self.files[place.file];
-        if place.shape != shape {
+        // A convolution's weights are a matrix of as many rows as it has outputs.
+        let flat = place.shape.len() > 2
+            && place.shape.first() == shape.first()
+            && place.shape.iter().product::<usize>() == shape.iter().product::<usize>();
+        if place.shape != shape && !flat {
             return Err(error(
-                path,
+                &self.files[place.file].0,
                 format!("its shape is {:?}, expected {shape:?}", place.shape),
             ));
         }
+        Ok((name, place))
+    }
+
+    /// The name in the files of a tensor of this shape, which is not read.
+    ///
+    /// # Errors
+    /// When the files have none, or it has another shape.
+    pub fn named(&self, name: &str, shape: &[usize]) -> Result<String, LoadError> {
+        Ok(self.find(name, shape)?.0)
+    }
+
+    /// Reads a tensor of this shape; a vector is a matrix of one row.
+    fn read(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        rows: usize,
+        columns: usize,
+    ) -> Result<Tensor, LoadError> {
+        let (name, place) = self.find(name, shape)?;
+        let error = |path: &Path, detail: String| LoadError::Tensor {
+            path: path.to_owned(),
+            tensor: name.clone(),
+            detail,
+        };
+        let (path, file) = &self.files[place.file];
+        let mut file: &File = file;
         let mut bytes = vec![0; place.bytes];
         file.seek(SeekFrom::Start(place.start))
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(|source| error(path, source.to_string()))?;
-        let halves = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
-        let values: Vec<f32> = match place.kind {
-            Dtype::F32 => bytes
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect(),
-            Dtype::F16 => halves()
-                .map(|pair| f16::from_le_bytes(pair).to_f32())
-                .collect(),
-            Dtype::BF16 => halves()
-                .map(|pair| bf16::from_le_bytes(pair).to_f32())
-                .collect(),
-            other => {
-                return Err(error(
-                    path,
-                    format!("type {other:?} is not supported; supported are F32, F16, BF16"),
-                ));
-            }
-        };
-        Ok((place.kind, values))
+        let kind = place.kind().map_err(|detail| error(path, detail))?;
+        Tensor::new(kind, rows, columns, bytes).map_err(|detail| error(path, detail))
     }
 }
 
@@ -234,7 +371,11 @@ impl Weights for HubFiles {
         self.config.architectures.first().map_or("", String::as_str)
     }
 
-    fn llama_shape(&self) -> Result<LlamaShape, LoadError> {
+    fn known_architectures(&self) -> &'static [&'static str] {
+        &HUB_ARCHITECTURES
+    }
+
+    fn shape(&self) -> Result<Shape, LoadError> {
         let Config {
             hidden_size: hidden,
             num_attention_heads: heads,
@@ -244,6 +385,7 @@ impl Weights for HubFiles {
         let width = config
             .head_dim
             .unwrap_or(hidden.checked_div(heads).unwrap_or(0));
+        check_width(&self.config_path, width)?;
         let rope = config
             .rope_parameters
             .as_ref()
@@ -256,6 +398,14 @@ impl Weights for HubFiles {
             path: self.config_path.clone(),
             detail,
         };
+        if let Some(other) = config.hidden_act.as_deref().filter(|act| *act != "silu") {
+            return Err(fail(format!(
+                "hidden_act {other} is not supported; supported is silu"
+            )));
+        }
+        if config.use_sliding_window {
+            return Err(fail("use_sliding_window is not supported".to_owned()));
+        }
         let scaling = match rope.and_then(|rope| Some((rope, rope.rope_type.as_deref()?))) {
             None | Some((_, NO_SCALING)) => Scaling::None,
             Some((rope, LINEAR)) => Scaling::Linear {
@@ -269,6 +419,16 @@ impl Weights for HubFiles {
                 high: rope.high_freq_factor.unwrap_or(4.0),
                 original: rope.original_max_position_embeddings.unwrap_or(8192.0),
             },
+            Some((rope, YARN)) => {
+                let trained = config.max_position_embeddings as f32;
+                let original = rope.original_max_position_embeddings.unwrap_or(trained);
+                Scaling::Yarn {
+                    factor: rope.factor.unwrap_or(trained / original),
+                    original,
+                    fast: rope.beta_fast.unwrap_or(32.0),
+                    slow: rope.beta_slow.unwrap_or(1.0),
+                }
+            }
             Some((_, other)) => {
                 return Err(fail(format!(
                     "rope type {other} is not supported; supported are {}",
@@ -276,51 +436,126 @@ impl Weights for HubFiles {
                 )));
             }
         };
-        let shape = LlamaShape {
-            layers: config.num_hidden_layers,
+        let shape = Shape {
+            layers: config.num_hidden_layers - self.cross_layers()?.len(),
             hidden,
             heads,
             key_heads: config.num_key_value_heads.unwrap_or(heads),
             width,
             inner: config.intermediate_size,
             vocabulary: config.vocab_size,
+            // A model that looks at pictures knows tokens that it never says.
+            inputs: match (
+                &self.pictures,
+                self.tensors
+                    .get(&hub_name("token_embd.weight", self.prefixes)),
+            ) {
+                (Some(_), Some(embedding)) => embedding.shape.first().copied().unwrap_or(0),
+                (Some(_), None) => config.vocab_size + UNSAID,
+                _ => config.vocab_size,
+            },
             context_length: config.max_position_embeddings,
             epsilon: config.rms_norm_eps,
             frequencies: frequencies(width, base, scaling),
+            rotation_scale: match scaling {
+                Scaling::Yarn { factor, .. } => rope
+                    .and_then(|rope| rope.attention_factor)
+                    .unwrap_or_else(|| yarn_scale(factor)),
+                Scaling::None | Scaling::Linear { .. } | Scaling::Llama3 { .. } => 1.0,
+            },
             neighbours: false,
         };
         check_shape(&self.config_path, &shape)?;
         Ok(shape)
     }
 
+    fn sight(&self) -> Result<Option<Sight>, LoadError> {
+        let Some(pictures) = &self.pictures else {
+            return Ok(None);
+        };
+        let sight = Sight::new(
+            &self.config_path,
+            &pictures.vision_config,
+            pictures.image_token_index,
+            self.cross_layers()?.to_vec(),
+        )?;
+        Ok(Some(sight))
+    }
+
+    fn packed_bytes(&self) -> u64 {
+        let places = self.tensors.values();
+        places.map(|place| place.bytes as u64).sum()
+    }
+
     fn has(&self, name: &str) -> bool {
         // Some tied checkpoints carry a copy of the embedding as head; the configuration decides.
         (name != "output.weight" || !self.config.tie_word_embeddings)
-            && self.tensors.contains_key(&hub_name(name))
+            && self.tensors.contains_key(&hub_name(name, self.prefixes))
     }
 
-    fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, LoadError> {
-        let (kind, values) = self.read(name, &[rows, columns])?;
-        let float = match kind {
-            Dtype::F16 => Float::F16,
-            Dtype::BF16 => Float::Bf16,
-            _ => Float::F32,
-        };
-        Ok(Matrix::from_floats(rows, columns, &values, float))
+    fn tensor(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor, LoadError> {
+        self.read(name, &[rows, columns], rows, columns)
+    }
+
+    fn source(&self, name: &str, rows: usize, columns: usize) -> Result<Option<Source>, LoadError> {
+        let (name, place) = self.find(name, &[rows, columns])?;
+        let (path, file) = &self.files[place.file];
+        let kind = place.kind().map_err(|detail| LoadError::Tensor {
+            path: path.clone(),
+            tensor: name,
+            detail,
+        })?;
+        Ok(Some(Source {
+            kind,
+            rows,
+            columns,
+            file: Arc::clone(file),
+            path: path.clone(),
+            start: place.start,
+            bytes: place.bytes,
+        }))
     }
 
     fn vector(&mut self, name: &str, length: usize) -> Result<Vec<f32>, LoadError> {
-        self.read(name, &[length]).map(|(_, values)| values)
+        Ok(self.read(name, &[length], 1, length)?.floats())
     }
 }
 
-/// Translates a tensor's name in GGUF files to its name in hub files.
-fn hub_name(name: &str) -> String {
+/// Reads a description; models that look at pictures describe their text part under `text_config`.
+fn read_config(text: &[u8]) -> Result<(Config, Option<PictureConfig>), serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Outer {
+        architectures: Option<Vec<String>>,
+        text_config: Option<serde_json::Map<String, serde_json::Value>>,
+    }
+    let outer: Outer = serde_json::from_slice(text)?;
+    let (Some(mut nested), Some(architectures)) = (outer.text_config, outer.architectures) else {
+        return Ok((serde_json::from_slice(text)?, None));
+    };
+    nested.insert("architectures".to_owned(), architectures.into());
+    let pictures: PictureConfig = serde_json::from_slice(text)?;
+    let nested = serde_json::Value::Object(nested);
+    let cross: CrossConfig = serde_json::from_value(nested.clone())?;
+    let mut config: Config = serde_json::from_value(nested)?;
+    config.cross_attention_layers = cross.cross_attention_layers;
+    Ok((config, Some(pictures)))
+}
+
+/// Translates a tensor's name in GGUF files to its name in hub files. What belongs to pictures goes by its name in hub files.
+fn hub_name(name: &str, prefixes: Prefixes) -> String {
+    let Prefixes {
+        text,
+        head,
+        pictures,
+    } = prefixes;
     match name {
-        "token_embd.weight" => return "model.embed_tokens.weight".to_owned(),
-        "output_norm.weight" => return "model.norm.weight".to_owned(),
-        "output.weight" => return "lm_head.weight".to_owned(),
+        "token_embd.weight" => return format!("{text}embed_tokens.weight"),
+        "output_norm.weight" => return format!("{text}norm.weight"),
+        "output.weight" => return format!("{head}lm_head.weight"),
         _ => {}
+    }
+    if name.starts_with("vision_model.") || name.starts_with("multi_modal_projector.") {
+        return format!("{pictures}{name}");
     }
     let mut parts = name.splitn(3, '.');
     let (_, index, rest) = (
@@ -334,12 +569,24 @@ fn hub_name(name: &str) -> String {
         "attn_q" => "self_attn.q_proj",
         "attn_k" => "self_attn.k_proj",
         "attn_v" => "self_attn.v_proj",
+        "attn_q_norm" => "self_attn.q_norm",
+        "attn_k_norm" => "self_attn.k_norm",
         "attn_output" => "self_attn.o_proj",
+        "cross_attn_q" => "cross_attn.q_proj",
+        "cross_attn_k" => "cross_attn.k_proj",
+        "cross_attn_v" => "cross_attn.v_proj",
+        "cross_attn_q_norm" => "cross_attn.q_norm",
+        "cross_attn_k_norm" => "cross_attn.k_norm",
+        "cross_attn_output" => "cross_attn.o_proj",
         "ffn_norm" => "post_attention_layernorm",
         "ffn_gate" => "mlp.gate_proj",
         "ffn_up" => "mlp.up_proj",
         "ffn_down" => "mlp.down_proj",
+        // The gates of cross-attention layers have the same names in both.
         other => other,
     };
-    format!("model.layers.{index}.{part}.{kind}")
+    match kind {
+        "" => format!("{text}layers.{index}.{part}"),
+        kind => format!("{text}layers.{index}.{part}.{kind}"),
+    }
 }

@@ -99,7 +99,7 @@ async fn each_kind_of_bad_request_is_refused_with_its_field_and_code() {
             "invalid_value",
             "top_p",
         ),
-        (on_chat, typed(json!({ "n": 2 })), 400, "invalid_value", "n"),
+        (on_chat, typed(json!({ "n": 5 })), 400, "invalid_value", "n"),
         (
             on_chat,
             typed(json!({ "stop": vec!["x"; 17] })),
@@ -116,17 +116,45 @@ async fn each_kind_of_bad_request_is_refused_with_its_field_and_code() {
         ),
         (
             on_chat,
-            typed(json!({ "logprobs": true })),
+            typed(json!({ "logprobs": true, "top_logprobs": 21 })),
             400,
             "invalid_value",
-            "logprobs",
+            "top_logprobs",
+        ),
+        (
+            on_chat,
+            typed(json!({ "top_logprobs": 2 })),
+            400,
+            "invalid_value",
+            "top_logprobs",
+        ),
+        (
+            on_chat,
+            typed(json!({ "logit_bias": { "99999": 1 } })),
+            400,
+            "invalid_value",
+            "logit_bias",
+        ),
+        (
+            on_chat,
+            typed(json!({ "logit_bias": { "1": 101 } })),
+            400,
+            "invalid_value",
+            "logit_bias",
+        ),
+        (
+            on_chat,
+            typed(json!({ "stop_token_ids": vec![1; 129] })),
+            400,
+            "invalid_value",
+            "stop_token_ids",
         ),
         (
             on_chat,
             typed(json!({ "tools": [{}] })),
             400,
-            "invalid_value",
-            "tools",
+            "invalid_type",
+            "",
         ),
         (
             on_chat,
@@ -270,6 +298,27 @@ async fn a_body_of_more_than_16_mebibytes_is_refused_before_it_is_read() {
 }
 
 #[tokio::test]
+async fn a_compressed_body_is_not_unpacked() {
+    let server = Server::start(config()).await;
+    // The beginning of a gzip stream; unpacking it would be the server's first mistake.
+    let packed: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xab, 0x56];
+    for encoding in ["gzip", "deflate", "br", "zstd"] {
+        let request = server
+            .http
+            .post(format!("{}/v1/chat/completions", server.api))
+            .header("content-type", "application/json")
+            .header("content-encoding", encoding)
+            .body(packed);
+        let (status, error) = error_of(request.send().await.unwrap()).await;
+        assert_eq!(
+            (status, &error["code"]),
+            (StatusCode::BAD_REQUEST, &json!("invalid_json")),
+            "{encoding}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn bodies_together_have_a_bound_and_a_declared_length_takes_nothing() {
     let mut config = config();
     config.body_budget = 100_000;
@@ -317,4 +366,49 @@ async fn deeply_nested_json_is_refused_and_nothing_overflows() {
     );
     let (status, _) = error_of(server.post("/v1/chat/completions", nested).await).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn floods_of_headers_and_huge_ones_are_refused() {
+    let server = Server::start(config()).await;
+    let address = server.api.trim_start_matches("http://");
+    let many: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
+    let huge = format!("x-huge: {}\r\n", "y".repeat(300_000));
+    for headers in [many, huge] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head =
+            format!("GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
+        // The server may close before everything is written.
+        let _ = stream.write_all(head.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
+            "{answer}"
+        );
+    }
+    assert_eq!(server.chat("x", json!({})).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn counts_of_answers_and_biases_have_bounds() {
+    let server = Server::start(config()).await;
+    let bias: Value = (0..1_025)
+        .map(|n| (n.to_string(), json!(1)))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    for (more, param) in [
+        (json!({ "n": 0 }), "n"),
+        (json!({ "n": 4_000_000_000_u32 }), "n"),
+        (json!({ "logit_bias": bias }), "logit_bias"),
+        (json!({ "logit_bias": { "-1": 1 } }), "logit_bias"),
+    ] {
+        let (status, error) = error_of(server.chat("x", more).await).await;
+        assert_eq!(
+            (status, &error["param"]),
+            (StatusCode::BAD_REQUEST, &json!(param)),
+            "{error}"
+        );
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use chandler_runtime::config::{Config, Device};
-use chandler_runtime::prompt::Message;
+use chandler_runtime::prompt::{Conversation, Message};
 use chandler_runtime::serve::{Loaded, load};
 use chandler_runtime::weights::LoadError;
 use reqwest::StatusCode;
@@ -81,11 +81,10 @@ fn tiny(template: Option<&str>) -> Result<Loaded, LoadError> {
 
 #[test]
 fn the_card_s_template_replaces_the_weights_own() {
-    let hello = [Message {
-        role: "user".to_owned(),
-        content: "Hello".to_owned(),
-        name: None,
-    }];
+    let hello = Conversation {
+        messages: vec![Message::text("user", "Hello")],
+        ..Conversation::default()
+    };
     let text = |template| {
         let loaded = tiny(template).unwrap();
         let prompt = loaded.template.unwrap().render(&hello, &loaded.tokenizer);

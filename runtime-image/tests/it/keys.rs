@@ -134,6 +134,62 @@ async fn no_path_and_no_method_goes_past_the_check() {
     }
 }
 
+/// Requests with bytes changed, added and left out at random: whatever becomes of them, nobody gets in.
+#[tokio::test]
+async fn no_mangled_request_goes_past_the_check() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, FIRST);
+    let server = Server::start(with_keys(folder.path())).await;
+    let address = server.api.trim_start_matches("http://");
+    let whole = b"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-wrong-key-0123456789\r\nconnection: close\r\n\r\n";
+    let pieces: [&[u8]; 8] = [
+        b"\r\n",
+        b" ",
+        b"\0",
+        b"\t",
+        b"authorization: Bearer ",
+        b"/../",
+        b"%2f",
+        b"\xff",
+    ];
+    let mut state = 1_u64;
+    let mut below = |most: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % most
+    };
+    let mut refused = 0;
+    for _ in 0..400 {
+        let mut request = whole.to_vec();
+        for _ in 0..=below(3) {
+            let at = below(request.len() - 4);
+            match below(3) {
+                0 => request[at] = u8::try_from(below(256)).unwrap(),
+                1 => drop(request.remove(at)),
+                _ => drop(request.splice(at..at, pieces[below(8)].iter().copied())),
+            }
+        }
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&request).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        // The server may close before it has read everything.
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer);
+        let shown = request.escape_ascii();
+        assert!(
+            answer.is_empty()
+                || answer.starts_with("HTTP/1.1 4")
+                || answer.starts_with("HTTP/1.0 4"),
+            "{shown}: {answer}"
+        );
+        assert!(!answer.contains("max_model_len"), "{shown}: {answer}");
+        refused += usize::from(answer.contains("invalid_api_key"));
+    }
+    assert!(refused > 100, "most reach the check: {refused}");
+}
+
 #[tokio::test]
 async fn a_header_that_is_huge_or_stands_twice_opens_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -242,4 +298,48 @@ async fn without_the_flag_everybody_is_answered() {
     assert_eq!(asks(&server, "").await, StatusCode::OK);
     assert_eq!(asks(&server, FIRST).await, StatusCode::OK);
     assert_eq!(api_keys(&server).await, Value::Null);
+}
+
+#[tokio::test]
+async fn tokens_are_counted_by_the_name_of_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, &format!("team-a {FIRST}\n{SECOND}\n"));
+    let server = Server::start(with_keys(folder.path())).await;
+    for key in [FIRST, SECOND, FIRST] {
+        assert_eq!(asks(&server, key).await, StatusCode::OK);
+    }
+    asks(&server, "sk-wrong-key-0123456789").await;
+    let counted = async |name: &str, times: usize| {
+        for what in ["prompt", "generation"] {
+            let line = format!(
+                "chandler_runtime_key_{what}_tokens_total{{model_name=\"{MODEL}\",key_name=\"{name}\"}} {times}"
+            );
+            server.until_counted(&line).await;
+        }
+    };
+    // A prompt and an answer of one token each.
+    counted("team-a", 2).await;
+    counted("unnamed", 1).await;
+    // Other paths count as well.
+    for (path, body) in [
+        (
+            "/v1/completions",
+            json!({ "model": MODEL, "prompt": "x", "max_tokens": 1 }),
+        ),
+        (
+            "/v1/responses",
+            json!({ "model": MODEL, "input": "x", "max_output_tokens": 1 }),
+        ),
+    ] {
+        let request = server
+            .http
+            .post(format!("{}{path}", server.api))
+            .bearer_auth(SECOND)
+            .header("content-type", "application/json");
+        let response = request.body(body.to_string()).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+    }
+    counted("unnamed", 3).await;
+    let metrics = server.look("/metrics").await.1;
+    assert!(!metrics.contains("sk-"), "{metrics}");
 }

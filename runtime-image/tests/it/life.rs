@@ -199,6 +199,7 @@ async fn metrics_count_under_the_names_that_dashboards_know() {
         "vllm:request_generation_tokens_sum{model_name=\"fake\"} 4.0",
         "vllm:num_requests_waiting{model_name=\"fake\"} 0",
         "vllm:kv_cache_usage_perc{model_name=\"fake\"} 0.0",
+        "vllm:cache_config_info{model_name=\"fake\",block_size=\"32\",num_gpu_blocks=\"64\"} 1",
     ] {
         server.until_counted(line).await;
     }

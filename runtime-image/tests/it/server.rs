@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use chandler_runtime::config::{Config, Device};
+use chandler_runtime::compute::Arithmetic;
+use chandler_runtime::config::{Config, CudaArgs, Device};
 use chandler_runtime::model::Capacity;
 use chandler_runtime::model::fake::{Fake, FakeControl};
+use chandler_runtime::picture_hosts::System;
 use chandler_runtime::prompt::Template;
 use chandler_runtime::serve::{Listeners, Loaded, ServeError, serve_with};
 use chandler_runtime::tokenizer::bytes_only;
@@ -43,13 +45,19 @@ pub(crate) struct Server {
 pub(crate) fn config() -> Config {
     Config {
         model: PathBuf::from("/nonexistent"),
+        verify_weights: false,
         served_names: vec![MODEL.to_owned()],
         device: Device::Cpu,
+        cuda: CudaArgs::default(),
         api_key_file: None,
         chat_template: None,
         stop_texts: Vec::new(),
         stop_tokens: Vec::new(),
+        dtype: Arithmetic::Float32,
         images_per_prompt: None,
+        picture_hosts: Vec::new(),
+        picture_timeout: PATIENCE,
+        network: Arc::new(System),
         context_length: None,
         max_sequences: 4,
         max_queue: 4,
@@ -58,6 +66,8 @@ pub(crate) fn config() -> Config {
         drain_grace: Duration::from_millis(300),
         body_budget: 64 << 20,
         threads: 1,
+        kv_cache_memory_bytes: None,
+        speculative_tokens: 0,
         result_file: PathBuf::from("/nonexistent/result"),
     }
 }
@@ -70,14 +80,15 @@ pub(crate) fn fake(config: &Config, control: Arc<FakeControl>) -> Result<Loaded,
     let capacity = Capacity {
         rows: 16,
         logits_rows: config.max_sequences,
-        blocks: CONTEXT,
+        blocks: config.context_length.unwrap_or(CONTEXT),
     };
     Ok(Loaded {
         model: Box::new(Fake::new(capacity, tokenizer.size(), control)),
         tokenizer,
         template: Some(template),
         main_type: "none".to_owned(),
-        context_length: CONTEXT,
+        preparation: None,
+        context_length: config.context_length.unwrap_or(CONTEXT),
     })
 }
 

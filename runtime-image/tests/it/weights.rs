@@ -1,12 +1,16 @@
-//! The demo model's real GGUF file, whole and damaged. `make unit` brings it and names it in `CHANDLER_DEMO_MODEL`.
+//! The demo model's real GGUF file, whole and damaged, and small ones whose sizes make no sense. `make unit` brings it and names it in `CHANDLER_DEMO_MODEL`.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device};
 use chandler_runtime::config::Config;
 use chandler_runtime::serve::load;
-use chandler_runtime::tokenizer::Prompt;
-use chandler_runtime::weights::LoadError;
+use chandler_runtime::tokenizer::{Prompt, Tokenizer};
+use chandler_runtime::weights::{LoadError, folder};
 
 use crate::server::{Server, config, json_of};
 
@@ -128,6 +132,100 @@ fn a_damaged_gguf_is_named_with_what_is_wrong_with_it() {
         &counts,
         &["GGUF", "bytes", "header", "cut", "end"],
     );
+}
+
+/// A file without tensors but one, and with these sizes in place of sensible ones.
+fn sized(path: &Path, wrong: &[(&str, Value)]) {
+    let text = |text: &str| Value::String(text.to_owned());
+    let tokens = Value::Array(vec![text("a"), text("b")]);
+    let mut metadata: BTreeMap<&str, Value> = [
+        ("general.architecture", text("llama")),
+        ("llama.block_count", Value::U32(1)),
+        ("llama.embedding_length", Value::U32(8)),
+        ("llama.feed_forward_length", Value::U32(8)),
+        ("llama.context_length", Value::U32(64)),
+        ("llama.attention.head_count", Value::U32(2)),
+        ("llama.attention.key_length", Value::U32(4)),
+        ("tokenizer.ggml.model", text("gpt2")),
+        ("tokenizer.ggml.tokens", tokens),
+        ("tokenizer.ggml.merges", Value::Array(Vec::new())),
+    ]
+    .into();
+    metadata.extend(wrong.iter().cloned());
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let zeros = candle_core::Tensor::zeros((2, 8), DType::F32, &Device::Cpu).unwrap();
+    let embedding = QTensor::quantize(&zeros, GgmlDType::F32).unwrap();
+    let mut file = std::fs::File::create(path).unwrap();
+    gguf_file::write(&mut file, &metadata, &[("token_embd.weight", &embedding)]).unwrap();
+}
+
+/// Sizes that would divide by zero, wrap around or take all memory are refused before anything is made of them.
+#[test]
+fn sizes_that_make_no_sense_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sized.gguf");
+    let shape = |wrong: &[(&str, Value)]| {
+        sized(&path, wrong);
+        folder::open(&path).unwrap().weights.shape()
+    };
+    shape(&[]).expect("the sizes make sense");
+    for (key, words) in [
+        ("llama.attention.head_count", "number of heads"),
+        ("llama.attention.head_count_kv", "number of key heads"),
+        ("llama.attention.key_length", "width of a head"),
+        ("llama.block_count", "number of layers"),
+        ("llama.embedding_length", "hidden size"),
+        ("llama.feed_forward_length", "inner size"),
+        ("llama.context_length", "context length"),
+    ] {
+        for value in [
+            Value::U32(0),
+            Value::U32(u32::MAX),
+            Value::U64(1 << 60),
+            Value::U64(u64::MAX),
+        ] {
+            let shown = format!("{key} = {value:?}");
+            let error = shape(&[(key, value)]).expect_err(&shown).to_string();
+            assert!(error.contains(words), "{shown}: {error}");
+        }
+    }
+    for wrong in [Value::I32(-1), Value::String("2".to_owned())] {
+        let key = "llama.attention.head_count";
+        let error = shape(&[(key, wrong)]).expect_err("refused").to_string();
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+/// Both made the tokenizers library panic; the first was found by fuzzing.
+#[test]
+fn merges_that_make_no_token_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("merged.gguf");
+    let merges = Value::Array(vec![Value::String("a b".to_owned())]);
+    sized(&path, &[("tokenizer.ggml.merges", merges)]);
+    let error = folder::open(&path).err().expect("refused").to_string();
+    assert!(error.contains(r#""a" and "b" make no token"#), "{error}");
+    for merge in [serde_json::json!(["a", "b"]), serde_json::json!("a b")] {
+        let json = serde_json::json!({
+            "decoder": {"type": "ByteLevel"},
+            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [merge]},
+        });
+        std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+        let error = Tokenizer::from_folder(folder.path());
+        let error = error.err().expect("refused").to_string();
+        assert!(error.contains(r#""a" and "b" make no token"#), "{error}");
+    }
+}
+
+#[test]
+fn tensors_of_more_than_can_be_counted_are_refused_by_name() {
+    // The blocks of the first can be counted, their bytes cannot; the other has two tensors that begin at one place.
+    for name in ["tensor-of-too-many-bytes", "tensors-at-one-place"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join(format!("tests/fixtures/damaged/{name}.gguf"));
+        let error = folder::open(&file).err().expect("refused").to_string();
+        assert!(error.contains("makes no sense"), "{name}: {error}");
+    }
 }
 
 #[test]

@@ -1,0 +1,11 @@
+// Every kernel.
+#include "../attend_any.cu"
+#include "../attend_split.cu"
+#include "../attend_tile.cu"
+#include "../choose.cu"
+#include "../gemm.cu"
+#include "../pack.cu"
+#include "../rows.cu"
+#include "../store.cu"
+#include "../thin.cu"
+#include "wrong.h"

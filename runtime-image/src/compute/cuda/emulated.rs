@@ -1,0 +1,425 @@
+//! A card that is played on the host: the same kernels, compiled for the processor, in memory of this process. It shows
+//! whether kernels, launches and backend compute the right thing, not how fast. For tests; no program that is shipped has it.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use libloading::Library;
+
+use super::card::{
+    Address, Argument, Card, CardError, CardFacts, CardMemory, Gemm, Graph, Launch, Mark, Pinned,
+};
+use products::gemm;
+
+mod products;
+
+/// Names the shared object that `hack/cuda-emulated` builds.
+pub const KERNELS: &str = "CHANDLER_EMULATED_KERNELS";
+
+/// `emulated_launch` of the shared object: name, grid, block, bytes of shared memory, arguments; 0 where all went well.
+type LaunchEntry = unsafe extern "C" fn(
+    *const c_char,
+    *const c_uint,
+    *const c_uint,
+    c_uint,
+    *mut *mut c_void,
+) -> c_int;
+
+/// `emulated_error`: what was wrong with this thread's last launch.
+type ErrorEntry = unsafe extern "C" fn() -> *const c_char;
+
+/// `emulated_allocate`: memory that ends before a page that may not be touched, full of what is no number in any type.
+type AllocateEntry = unsafe extern "C" fn(usize) -> *mut c_void;
+
+/// `emulated_free`.
+type FreeEntry = unsafe extern "C" fn(*mut c_void, usize);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Something that a graph repeats.
+#[derive(Clone, Debug)]
+enum Work {
+    Launch(Launch),
+    Gemm(Gemm),
+    Copy(Address, Address, usize),
+    Zero(Address, usize),
+}
+
+/// What a test can change.
+#[derive(Default)]
+struct Plan {
+    /// Bytes that there are.
+    total: usize,
+    /// What goes wrong, and after how many launches more.
+    fault: Option<(usize, CardError)>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bytes at each address.
+    taken: HashMap<u64, usize>,
+    used: usize,
+    recording: Option<Vec<Work>>,
+    marks: Vec<Instant>,
+    lost: Option<CardError>,
+}
+
+struct Inner {
+    launch: LaunchEntry,
+    error: ErrorEntry,
+    allocate: AllocateEntry,
+    free: FreeEntry,
+    /// Holds the code of the four.
+    _library: Library,
+    facts: CardFacts,
+    plan: Mutex<Plan>,
+    state: Mutex<State>,
+    launches: AtomicUsize,
+    replays: AtomicUsize,
+}
+
+/// A played card.
+#[derive(Clone)]
+pub struct Emulated {
+    inner: Arc<Inner>,
+}
+
+impl Emulated {
+    /// A card with so many bytes, from the shared object that the environment names.
+    ///
+    /// # Errors
+    /// When it names none or it cannot be loaded.
+    pub fn new(total: usize) -> Result<Self, String> {
+        let path = std::env::var_os(KERNELS)
+            .ok_or_else(|| format!("{KERNELS} is not set: run `make cuda-test`"))?;
+        Self::load(Path::new(&path), total)
+    }
+
+    fn load(path: &Path, total: usize) -> Result<Self, String> {
+        let failed = |error: libloading::Error| format!("{}: {error}", path.display());
+        // SAFETY: it is our own shared object, which runs nothing when it is loaded.
+        let library = unsafe { Library::new(path) }.map_err(failed)?;
+        // SAFETY: the kernels' README gives the four these signatures.
+        let (launch, error, allocate, free) = unsafe {
+            (
+                *library
+                    .get::<LaunchEntry>(b"emulated_launch\0")
+                    .map_err(failed)?,
+                *library
+                    .get::<ErrorEntry>(b"emulated_error\0")
+                    .map_err(failed)?,
+                *library
+                    .get::<AllocateEntry>(b"emulated_allocate\0")
+                    .map_err(failed)?,
+                *library
+                    .get::<FreeEntry>(b"emulated_free\0")
+                    .map_err(failed)?,
+            )
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                launch,
+                error,
+                allocate,
+                free,
+                _library: library,
+                facts: CardFacts {
+                    name: "emulated".to_owned(),
+                    processors: 2,
+                },
+                plan: Mutex::new(Plan { total, fault: None }),
+                state: Mutex::default(),
+                launches: AtomicUsize::new(0),
+                replays: AtomicUsize::new(0),
+            }),
+        })
+    }
+
+    /// Has the card fail so after some launches more; one that is lost stays lost.
+    pub fn fail_after(&self, launches: usize, error: CardError) {
+        lock(&self.inner.plan).fault = Some((launches, error));
+    }
+
+    /// Launches so far, those of replayed graphs too.
+    #[must_use]
+    pub fn launches(&self) -> usize {
+        self.inner.launches.load(Ordering::Relaxed)
+    }
+
+    /// Graphs that were replayed so far.
+    #[must_use]
+    pub fn replays(&self) -> usize {
+        self.inner.replays.load(Ordering::Relaxed)
+    }
+}
+
+impl Inner {
+    fn alive(&self) -> Result<(), CardError> {
+        match &lock(&self.state).lost {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Records the work, or does it at once.
+    fn take(&self, work: Work) -> Result<(), CardError> {
+        self.alive()?;
+        if let Some(recording) = &mut lock(&self.state).recording {
+            recording.push(work);
+            return Ok(());
+        }
+        self.work(&work)
+    }
+
+    fn work(&self, work: &Work) -> Result<(), CardError> {
+        match work {
+            Work::Launch(launch) => {
+                self.fault()?;
+                self.launch(launch)
+            }
+            Work::Gemm(product) => {
+                self.fault()?;
+                gemm(product);
+                Ok(())
+            }
+            Work::Copy(from, to, bytes) => {
+                // SAFETY: callers name room of this card.
+                unsafe { std::ptr::copy(pointer(*from), pointer(*to), *bytes) };
+                Ok(())
+            }
+            Work::Zero(at, bytes) => {
+                // SAFETY: as above.
+                unsafe { pointer(*at).write_bytes(0, *bytes) };
+                Ok(())
+            }
+        }
+    }
+
+    fn fault(&self) -> Result<(), CardError> {
+        let mut plan = lock(&self.plan);
+        match plan.fault.take() {
+            Some((0, error)) => {
+                if matches!(error, CardError::Lost(_)) {
+                    lock(&self.state).lost = Some(error.clone());
+                }
+                Err(error)
+            }
+            Some((left, error)) => {
+                plan.fault = Some((left - 1, error));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<(), CardError> {
+        let name = CString::new(launch.kernel)
+            .map_err(|_| CardError::Failed("a kernel's name with a zero".to_owned()))?;
+        let mut values: Vec<u64> = launch.arguments.iter().map(Argument::bits).collect();
+        let mut arguments: Vec<*mut c_void> = values
+            .iter_mut()
+            .map(|value| std::ptr::from_mut(value).cast())
+            .collect();
+        self.launches.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: each argument is at least as wide as the kernel's parameter, little end first; launches are tested
+        // against the kernels' table.
+        let code = unsafe {
+            (self.launch)(
+                name.as_ptr(),
+                launch.grid.as_ptr(),
+                launch.block.as_ptr(),
+                launch.shared,
+                arguments.as_mut_ptr(),
+            )
+        };
+        if code == 0 {
+            Ok(())
+        } else {
+            // SAFETY: it is a text that stays until this thread's next launch.
+            let detail = unsafe { CStr::from_ptr((self.error)()) }.to_string_lossy();
+            Err(CardError::Failed(format!("{launch:?}: {detail}")))
+        }
+    }
+}
+
+fn pointer(address: Address) -> *mut u8 {
+    std::ptr::with_exposed_provenance_mut(usize::try_from(address.0).unwrap_or(0))
+}
+
+impl Card for Emulated {
+    fn facts(&self) -> &CardFacts {
+        &self.inner.facts
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Address, CardError> {
+        self.inner.alive()?;
+        let total = lock(&self.inner.plan).total;
+        let mut state = lock(&self.inner.state);
+        let refused = CardError::Memory { asked: bytes };
+        if state.used + bytes > total || bytes == 0 {
+            return Err(refused);
+        }
+        // SAFETY: the size is not zero.
+        let start = unsafe { (self.inner.allocate)(bytes) };
+        if start.is_null() {
+            return Err(refused);
+        }
+        let address = start.expose_provenance() as u64;
+        state.taken.insert(address, bytes);
+        state.used += bytes;
+        Ok(Address(address))
+    }
+
+    fn free(&self, address: Address) {
+        let mut state = lock(&self.inner.state);
+        if let Some(bytes) = state.taken.remove(&address.0) {
+            state.used -= bytes;
+            // SAFETY: `allocate` gave so many bytes there.
+            unsafe { (self.inner.free)(pointer(address).cast(), bytes) };
+        }
+    }
+
+    fn upload(&self, bytes: &[u8], to: Address) -> Result<(), CardError> {
+        self.inner.alive()?;
+        if lock(&self.inner.state).recording.is_some() {
+            return Err(CardError::Failed("an upload while recording".to_owned()));
+        }
+        // SAFETY: callers name room of this card.
+        unsafe { pointer(to).copy_from(bytes.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), CardError> {
+        self.inner.alive()?;
+        if lock(&self.inner.state).recording.is_some() {
+            return Err(CardError::Failed("a download while recording".to_owned()));
+        }
+        // SAFETY: as above.
+        unsafe {
+            bytes
+                .as_mut_ptr()
+                .copy_from(pointer(from).cast_const(), bytes.len());
+        }
+        Ok(())
+    }
+
+    fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), CardError> {
+        self.inner.take(Work::Copy(from, to, bytes))
+    }
+
+    fn zero(&self, at: Address, bytes: usize) -> Result<(), CardError> {
+        self.inner.take(Work::Zero(at, bytes))
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<(), CardError> {
+        self.inner.take(Work::Launch(launch.clone()))
+    }
+
+    fn gemm(&self, gemm: &Gemm) -> Result<(), CardError> {
+        self.inner.take(Work::Gemm(*gemm))
+    }
+
+    fn synchronise(&self) -> Result<(), CardError> {
+        self.inner.alive()
+    }
+
+    fn memory(&self) -> Result<CardMemory, CardError> {
+        let total = lock(&self.inner.plan).total;
+        let used = lock(&self.inner.state).used;
+        Ok(CardMemory {
+            free: total - used,
+            total,
+        })
+    }
+
+    fn pinned(&self, bytes: usize) -> Result<Box<dyn Pinned>, CardError> {
+        Ok(Box::new(HostBytes {
+            card: self.clone(),
+            bytes: vec![0; bytes],
+            under_way: None,
+        }))
+    }
+
+    fn begin_capture(&self) -> Result<(), CardError> {
+        self.inner.alive()?;
+        lock(&self.inner.state).recording = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<Box<dyn Graph>, CardError> {
+        let work = lock(&self.inner.state).recording.take();
+        let work = work.ok_or_else(|| CardError::Failed("nothing is recorded".to_owned()))?;
+        Ok(Box::new(Recorded {
+            card: self.clone(),
+            work,
+        }))
+    }
+
+    fn mark(&self) -> Result<Mark, CardError> {
+        let mut state = lock(&self.inner.state);
+        state.marks.push(Instant::now());
+        Ok(Mark(state.marks.len() - 1))
+    }
+
+    fn seconds(&self, from: Mark, to: Mark) -> Result<f64, CardError> {
+        let state = lock(&self.inner.state);
+        let at = |mark: Mark| {
+            let found = state.marks.get(mark.0).copied();
+            found.ok_or_else(|| CardError::Failed("no such mark".to_owned()))
+        };
+        Ok(at(to)?.duration_since(at(from)?).as_secs_f64())
+    }
+}
+
+struct Recorded {
+    card: Emulated,
+    work: Vec<Work>,
+}
+
+impl Graph for Recorded {
+    fn replay(&self) -> Result<(), CardError> {
+        self.card.inner.alive()?;
+        self.card.inner.replays.fetch_add(1, Ordering::Relaxed);
+        self.work
+            .iter()
+            .try_for_each(|work| self.card.inner.work(work))
+    }
+}
+
+/// Copies when it is waited for, as late as a card may: who changes the bytes before shows it.
+struct HostBytes {
+    card: Emulated,
+    bytes: Vec<u8>,
+    under_way: Option<(usize, Address)>,
+}
+
+impl Pinned for HostBytes {
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    fn upload(&mut self, bytes: usize, to: Address) -> Result<(), CardError> {
+        self.wait()?;
+        self.under_way = Some((bytes, to));
+        Ok(())
+    }
+
+    fn download(&mut self, bytes: usize, from: Address) -> Result<(), CardError> {
+        self.wait()?;
+        self.card.download(from, &mut self.bytes[..bytes])
+    }
+
+    fn wait(&mut self) -> Result<(), CardError> {
+        self.card.inner.alive()?;
+        match self.under_way.take() {
+            Some((bytes, to)) => self.card.upload(&self.bytes[..bytes], to),
+            None => Ok(()),
+        }
+    }
+}
