@@ -47,6 +47,9 @@ images-load: ## Imports them into a cluster (CLUSTER=kind|k3d NAME=…; default:
 images-push: ## Pushes them (REGISTRY=registry.example.com/team)
 	hack/images-push $(REGISTRY)
 
+runtime-cuda: ## The runtime with code for NVIDIA GPUs, on any machine; its image: hack/images runtime-cuda
+	hack/runtime-cuda
+
 images-reproducible: ## Builds them twice in different places and compares the digests
 	hack/images-reproducible
 
@@ -67,7 +70,37 @@ deny: ## Licences, bans and sources of all dependencies
 	hack/deny
 
 unit: own-target ## Unit, golden and in-process tests; no cluster needed
-	model=$$(hack/demo-model); registry=$$(hack/xinference-registry); CHANDLER_DEMO_MODEL=$$model CHANDLER_XINFERENCE_REGISTRY=$$registry cargo test --locked
+	model=$$(hack/demo-model); registry=$$(hack/xinference-registry); suite=$$(hack/json-schema-suite); tokenizer=$$(hack/llama-tokenizer); CHANDLER_LLAMA_TOKENIZER=$$tokenizer CHANDLER_JSON_SCHEMA_SUITE=$$suite CHANDLER_DEMO_MODEL=$$model CHANDLER_XINFERENCE_REGISTRY=$$registry cargo test --locked
+
+cuda-emulated: own-target ## The CUDA kernels compiled for this machine's processor, for tests without a card; prints the path
+	@hack/cuda-emulated
+
+cuda-kernels: ## Compiles the kernels for NVIDIA GPUs and shows what each takes of one; brings the compiler from PyPI
+	hack/cuda-kernels
+
+# Of the same features as the program of `hack/runtime-cuda --debug`, so that it is compiled once.
+cuda-test: own-target ## Kernels and CUDA backend on a card that is played on the host; the program with code for GPUs on a machine without
+	fatbin=$$(hack/cuda-kernels); played=$$(hack/cuda-emulated); model=$$(hack/demo-model); \
+	export CHANDLER_DEMO_MODEL=$$model CHANDLER_KERNELS_FATBIN=$$fatbin CHANDLER_EMULATED_KERNELS=$$(realpath $$played); \
+	cargo clippy --locked -p chandler-runtime --all-targets --features cuda,emulated-card -- -D warnings; \
+	cargo test --locked -p chandler-runtime --features cuda,emulated-card,fake-model --test cuda --test kernels
+	hack/runtime-cuda --debug
+
+hub-test: own-target ## Both official hub clients against the hub stand-in, and the runtime's fetch against its faults
+	cargo build --locked -p chandler-runtime
+	CHANDLER_RUNTIME=$$(realpath $(CARGO_TARGET_DIR))/debug/chandler-runtime cargo test --locked -p chandler-e2e --lib --bins --test hub -- --nocapture
+
+client-test: own-target ## Unmodified clients of others against a server of this checkout
+	hack/client-test
+
+schemathesis: own-target ## Asks a server for everything that its OpenAPI document says (EXAMPLES=50)
+	hack/schemathesis $(EXAMPLES)
+
+fuzz: own-target ## Random input for all that reads others' files, requests and answers (TIME=60 seconds for each TARGET=name)
+	hack/fuzz $(or $(TIME),60) $(TARGET)
+
+soak: own-target ## An hour of clients that cancel, stall and lie; nothing may be left of them (TIME=3600 seconds)
+	hack/soak $(TIME)
 
 go-test: ## Unit tests of the Go programs: cluster, image packing, schemas, rights, chart, what GitOps tools take
 	for folder in e2e/cluster hack/image hack/schemas hack/rights hack/chart-check gitops; do (cd $$folder && go vet ./... && CGO_ENABLED=0 go test -v ./...); done
@@ -100,12 +133,33 @@ rights: ## After the stories on a cluster with --audit: rights of the operator t
 	hack/unused-rights
 
 faults: ## The operator killed, refused and cut off at hundreds of its writes, each field walked (POINTS=0 for all writes, STORY=…)
-	hack/on-played-cluster debug faults $(if $(POINTS),--points=$(POINTS)) $(if $(STORY),--story="$(STORY)")
+	hack/on-played-cluster debug debug faults $(if $(POINTS),--points=$(POINTS)) $(if $(STORY),--story="$(STORY)")
 
 faults-short: ## The same at 40 of them, and every eighth field
-	hack/on-played-cluster debug faults --points=40 --every-field=8
+	hack/on-played-cluster debug debug faults --points=40 --every-field=8
 
 bench-operator: ## What the operator takes for thousands of models (N=10000)
-	hack/on-played-cluster release bench-operator $(if $(N),--count=$(N))
+	hack/on-played-cluster release release bench-operator $(if $(N),--count=$(N))
 
-.PHONY: faults faults-short bench-operator own-target help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify quickstart-test install-test cluster-test e2e e2e-engines rights
+bench-operator-short: ## The same for 100 models, in about a minute
+	hack/on-played-cluster release debug bench-operator --count=100 --changes=20 --seconds=5 --failing=10
+
+bench-fetch: own-target ## The runtime's fetch beside curl: one 2 GB file and 200 small ones (BYTES=200M ROUNDS=1 for a short look)
+	hack/bench-fetch
+
+bench-cpu: own-target ## The runtime beside llama.cpp, mistral.rs and vLLM on this processor (ROUNDS=1 FIGURES="q4_1 start" for a short look; takes 1 GB of disk, 5 GB with vLLM)
+	hack/bench-cpu
+
+bench-vision: own-target ## Pictures with the runtime beside Transformers on this processor (ROUNDS=1 for a short look; takes 12 GB of disk)
+	hack/bench-vision
+
+gpu-pack: ## Packs what the next two need on a machine with a GPU and without Rust: build/gpu.tar.xz
+	hack/gpu-pack
+
+gpu-check: ## On a machine with an NVIDIA GPU: whether the runtime computes rightly on it, in ten minutes
+	hack/gpu-check
+
+gpu-bench: ## On a machine with an NVIDIA GPU: how fast, against what the card can do, in ten minutes
+	hack/gpu-bench
+
+.PHONY: cuda-kernels cuda-test runtime-cuda gpu-pack gpu-check gpu-bench bench-cpu bench-fetch bench-vision client-test schemathesis faults faults-short bench-operator bench-operator-short own-target hub-test help quickstart test cluster-up cluster-down images images-load images-push images-reproducible check fmt clippy deny unit go-test chart-test generate verify quickstart-test install-test cluster-test e2e e2e-engines rights soak fuzz

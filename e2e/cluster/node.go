@@ -45,6 +45,8 @@ func startNode(state State, lock *os.File) error {
 		// containerd looks for runc, too.
 		"PATH=" + state.path("bin") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=/root",
+		// Two cores are scarcer here than memory.
+		"GOGC=200",
 	}
 	command.SysProcAttr = &syscall.SysProcAttr{Cloneflags: cloneFlags, Setsid: true}
 	if err := command.Start(); err != nil {

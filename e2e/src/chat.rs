@@ -1,5 +1,6 @@
 //! Asking a model through its Service.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,7 +21,8 @@ pub struct Endpoint {
     pub base: String,
     http: reqwest::Client,
     key: Option<String>,
-    _way: Forward,
+    /// Absent where the address needs none.
+    _way: Option<Forward>,
 }
 
 /// Status and body of one answer.
@@ -55,14 +57,26 @@ impl Endpoint {
     /// # Errors
     /// When no HTTP client can be made.
     pub fn new(way: Forward) -> Result<Self> {
+        let endpoint = Self::at(way.address)?;
         Ok(Self {
-            base: format!("http://{}/v1", way.address),
+            _way: Some(way),
+            ..endpoint
+        })
+    }
+
+    /// Speaks to a server that listens on this machine.
+    ///
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub fn at(address: SocketAddr) -> Result<Self> {
+        Ok(Self {
+            base: format!("http://{address}/v1"),
             http: reqwest::Client::builder()
                 .no_proxy()
                 .timeout(ANSWER_WITHIN)
                 .build()?,
             key: None,
-            _way: way,
+            _way: None,
         })
     }
 

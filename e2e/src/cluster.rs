@@ -49,7 +49,6 @@ kinds! {
     BUDGET: "policy" "v1" "PodDisruptionBudget" "poddisruptionbudgets";
     LEASE: "coordination.k8s.io" "v1" "Lease" "leases";
     CONTROLLER_REVISION: "apps" "v1" "ControllerRevision" "controllerrevisions";
-    DISRUPTION_BUDGET: "policy" "v1" "PodDisruptionBudget" "poddisruptionbudgets";
     STORAGE_CLASS: "storage.k8s.io" "v1" "StorageClass" "storageclasses";
     SERVICE_ACCOUNT: "" "v1" "ServiceAccount" "serviceaccounts";
     CRD: "apiextensions.k8s.io" "v1" "CustomResourceDefinition" "customresourcedefinitions";

@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use serde_json::{Map, Value};
 
 use crate::cluster::{
-    CLAIM, CONTROLLER_REVISION, Cluster, DEPLOYMENT, DISRUPTION_BUDGET, JOB, Kind, MODEL_CACHE,
+    BUDGET, CLAIM, CONTROLLER_REVISION, Cluster, DEPLOYMENT, JOB, Kind, MODEL_CACHE,
     MODEL_DEPLOYMENT, POD, SERVICE,
 };
 
@@ -22,7 +22,7 @@ const CHILDREN: [Kind; 7] = [
     CLAIM,
     POD,
     CONTROLLER_REVISION,
-    DISRUPTION_BUDGET,
+    BUDGET,
 ];
 
 const CHILD_LABEL: &str = "app.kubernetes.io/managed-by=chandler-operator";
@@ -185,6 +185,12 @@ fn normal(kind: &str, object: Value, namespace: &str) -> Value {
         && let Some(data) = object["data"].as_object_mut()
     {
         data.retain(|key, value| !(key == "spec" && value.is_string()));
+    }
+    // How the pods of the last rollout were replaced; the next one chooses anew.
+    if kind == "Deployment"
+        && let Some(spec) = object["spec"].as_object_mut()
+    {
+        spec.remove("strategy");
     }
     // What a claim's own controllers say of its use, in their own time.
     if kind == "PersistentVolumeClaim"

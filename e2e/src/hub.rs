@@ -1,12 +1,12 @@
-//! A hub stand-in: serves a folder under Hugging Face's URLs, with faults on request.
+//! A hub stand-in: serves a folder under Hugging Face's and ModelScope's URLs, with faults on request.
 //!
-//! What a client sees follows the hub's own behaviour as its Python client documents and tests it:
+//! What a client sees follows the hubs' own behaviour as their Python clients document and test it:
 //! metadata with sizes and digests, files behind redirects, the `X-Repo-Commit`, `X-Linked-Etag` and
 //! `X-Error-Code` headers, 401 for a repository that an anonymous caller may not even know about.
 //! Large files are answered by a second listener, as the real hub's CDN does, through links that are signed and expire.
 //!
 //! ```text
-//! request → fault.rs: log it, pick a fault → admin.rs | metadata.rs | content.rs → fault.rs: spoil the body
+//! request → fault.rs: log it, pick a fault → admin.rs | metadata.rs | content.rs | modelscope.rs → fault.rs: spoil the body
 //! ```
 //!
 //! Never for production: there is no TLS, and whoever reaches the port may change what it answers.
@@ -15,6 +15,7 @@ pub mod admin;
 mod content;
 pub mod fault;
 mod metadata;
+mod modelscope;
 mod refusal;
 pub mod repository;
 
@@ -203,6 +204,16 @@ fn hub_routes() -> Router<Arc<Hub>> {
             get(content::small_file),
         )
         .route("/{org}/{name}/resolve/{rev}/{*path}", get(content::resolve))
+        .route("/api/v1/models/{org}/{name}", get(modelscope::model))
+        .route(
+            "/api/v1/models/{org}/{name}/revisions",
+            get(modelscope::revisions),
+        )
+        .route(
+            "/api/v1/models/{org}/{name}/repo/files",
+            get(modelscope::files),
+        )
+        .route("/api/v1/models/{org}/{name}/repo", get(modelscope::file))
         .route("/_healthz", get(|| async { "alive" }))
         .route(
             "/_faults",

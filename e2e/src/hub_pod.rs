@@ -21,6 +21,9 @@ pub const ENDPOINT: &str = "http://hub.chandler-e2e-hub.svc.cluster.local";
 /// How they reach its CDN: another host, as with the real one.
 const CDN: &str = "http://cdn.chandler-e2e-hub.svc.cluster.local";
 
+/// The repository with a tiny model that looks at pictures, in the layout of the hubs.
+pub const VISION_REPOSITORY: &str = "chandler/mllama-tiny";
+
 const RELAY_PORT: u16 = 8082;
 
 /// The hub and the way to change what it answers.
@@ -69,9 +72,11 @@ impl HubPod {
         let repositories = hub
             .ask(reqwest::Method::GET, "/_repositories", None)
             .await?;
-        hub.demo_repository = repositories[0]
-            .as_str()
-            .context("the hub's image holds no repository")?
+        let names = repositories.as_array().into_iter().flatten();
+        let mut names = names.filter_map(Value::as_str);
+        hub.demo_repository = names
+            .find(|name| *name != VISION_REPOSITORY)
+            .context("the hub's image holds no repository with the demo model")?
             .to_owned();
         Ok(hub)
     }
@@ -80,8 +85,22 @@ impl HubPod {
     ///
     /// # Errors
     /// When the hub refuses.
-    pub async fn offer(&self, repository: &str, mut settings: Value) -> Result<String> {
-        settings["copyOf"] = self.demo_repository.clone().into();
+    pub async fn offer(&self, repository: &str, settings: Value) -> Result<String> {
+        self.offer_copy(repository, &self.demo_repository, settings)
+            .await
+    }
+
+    /// The same with a copy of another repository of the hub's image.
+    ///
+    /// # Errors
+    /// When the hub refuses.
+    pub async fn offer_copy(
+        &self,
+        repository: &str,
+        original: &str,
+        mut settings: Value,
+    ) -> Result<String> {
+        settings["copyOf"] = original.into();
         let path = format!("/_repositories/{repository}");
         let answer = self
             .ask(reqwest::Method::PUT, &path, Some(settings))

@@ -37,6 +37,8 @@ pub struct Images {
     pub operator: Image,
     /// `chandler-runtime`.
     pub runtime: Image,
+    /// `chandler-runtime-cuda`, where it was built: it is not by default.
+    pub runtime_cuda: Option<Image>,
     /// `hub-stand-in`, with the demo model inside.
     pub hub: Image,
 }
@@ -73,6 +75,10 @@ impl Images {
         Ok(Self {
             operator: image("OPERATOR")?,
             runtime: image("RUNTIME")?,
+            runtime_cuda: values
+                .contains_key("RUNTIME_CUDA_NAME")
+                .then(|| image("RUNTIME_CUDA"))
+                .transpose()?,
             hub: image("HUB")?,
         })
     }

@@ -6,11 +6,16 @@
 pub mod hub;
 pub mod played_runtime;
 pub mod relay;
+pub mod tls;
 
 #[cfg(feature = "harness")]
 pub mod chat;
 #[cfg(feature = "harness")]
+pub mod chat_about_pictures;
+#[cfg(feature = "harness")]
 pub mod cluster;
+#[cfg(feature = "harness")]
+pub mod collector;
 #[cfg(feature = "harness")]
 pub mod end_state;
 #[cfg(feature = "harness")]
@@ -53,6 +58,8 @@ pub mod steadiness;
 pub mod story;
 #[cfg(feature = "harness")]
 pub mod tools;
+#[cfg(feature = "harness")]
+pub mod traffic;
 #[cfg(feature = "harness")]
 pub mod volume;
 #[cfg(feature = "harness")]

@@ -49,6 +49,9 @@ impl Program {
             // Nobody asks it: the Jobs' answers are played.
             .arg("--hub-endpoint=huggingface=http://hub.invalid")
             .env("KUBECONFIG", kubeconfig)
+            // As the chart has it.
+            .env("MALLOC_ARENA_MAX", "1")
+            .env("MALLOC_MMAP_THRESHOLD_", "65536")
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

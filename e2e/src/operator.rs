@@ -63,6 +63,9 @@ pub fn values(images: &Images) -> Result<Vec<String>> {
     let (operator, runtime) = (&images.operator, &images.runtime);
     let mut values = image_values("image", &operator.name, &operator.tag)?.to_vec();
     values.extend(image_values("runtime.image", &runtime.name, &runtime.tag)?);
+    // Without a GPU both end up on the CPU and say why.
+    let cuda = images.runtime_cuda.as_ref().unwrap_or(runtime);
+    values.extend(image_values("runtime.cudaImage", &cuda.name, &cuda.tag)?);
     values.push(format!("hubs.huggingface.endpoint={}", hub_pod::ENDPOINT));
     Ok(values)
 }

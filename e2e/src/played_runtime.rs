@@ -1,6 +1,7 @@
 //! A runtime that says what it is told to say: for what no real one can show on a machine without a GPU.
 //!
-//! It serves no model. `PLAYED_DEVICE` is what it claims to compute on, `PLAYED_PHASE` how far it claims to be.
+//! It serves no model. `PLAYED_DEVICE` is what it claims to compute on, `PLAYED_PHASE` how far it claims to be,
+//! `PLAYED_ERROR` the reason for which it claims to have failed.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -20,8 +21,11 @@ pub async fn serve() -> Result<()> {
     let device = told("PLAYED_DEVICE", "cpu");
     let phase = told("PLAYED_PHASE", "Ready");
     let is_ready = phase == "Ready";
-    let status = json!({ "phase": phase, "device": device, "dtype": "BF16", "bytesResident": 1,
+    let mut status = json!({ "phase": phase, "device": device, "dtype": "BF16", "bytesResident": 1,
         "phases": { "loadedSeconds": 0.1, "warmSeconds": 0.1 } });
+    if let Ok(reason) = std::env::var("PLAYED_ERROR") {
+        status["error"] = json!({ "reason": reason, "message": "as it was told to play" });
+    }
     let ready = if is_ready {
         StatusCode::OK
     } else {

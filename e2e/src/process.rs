@@ -22,6 +22,28 @@ pub async fn unless_ended<T>(work: impl Future<Output = Result<T>>) -> Result<T>
     }
 }
 
+/// A program of the cluster of `KUBECONFIG`, such as its kubelet: the process on this machine whose arguments name the cluster's folder.
+///
+/// # Errors
+/// When there is none on this machine.
+pub fn of_cluster(program: &str) -> Result<u32> {
+    let kubeconfig = std::env::var("KUBECONFIG")?;
+    let (folder, _) = kubeconfig
+        .rsplit_once('/')
+        .context("KUBECONFIG names no file in a folder")?;
+    std::fs::read_dir("/proc")?
+        .flatten()
+        .find_map(|entry| {
+            let process: u32 = entry.file_name().to_str()?.parse().ok()?;
+            // A process that ends meanwhile is none.
+            let arguments = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            let mut arguments = arguments.split('\0');
+            let is_it = arguments.next()?.ends_with(&format!("/{program}"));
+            (is_it && arguments.any(|argument| argument.contains(folder))).then_some(process)
+        })
+        .with_context(|| format!("no {program} of the cluster in {folder} runs on this machine"))
+}
+
 /// Megabytes (of 1,000,000 bytes).
 #[derive(Debug, Clone, Copy)]
 pub struct Memory {

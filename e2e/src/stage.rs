@@ -21,7 +21,7 @@ const LABEL: &str = "chandler.dev/stage";
 pub const SETTLED: Duration = Duration::from_millis(1_500);
 
 /// The same while something is on its way, which a busy machine may keep waiting.
-const SETTLED_ON_THE_WAY: Duration = Duration::from_secs(10);
+const SETTLED_ON_THE_WAY: Duration = Duration::from_secs(30);
 
 /// Nothing is compared while the operator writes; this is how long it must have been quiet.
 const QUIET: Duration = Duration::from_millis(150);

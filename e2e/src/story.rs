@@ -18,12 +18,14 @@ use crate::hub_pod::HubPod;
 use crate::images::Images;
 use crate::record::Record;
 use crate::wait::{Seen, until};
-use crate::{model, namespace, operator};
+use crate::{collector, model, namespace, operator};
 
 /// How long nothing must be written until everything counts as settled.
 const STILL: Duration = Duration::from_secs(3);
 
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+/// The longest between a ready pod and rules and names that lead to it.
+const LED_TO_WITHIN: Duration = Duration::from_secs(30);
 
 /// What one run shares.
 pub struct World {
@@ -103,6 +105,7 @@ async fn make_world() -> Result<World, String> {
             namespace::dump(&cluster, operator::NAMESPACE).await;
             return Err(error);
         }
+        collector::knows_our_kinds(&cluster).await?;
         Ok(World {
             cluster,
             images,
@@ -268,6 +271,20 @@ impl Story {
         Ok(())
     }
 
+    /// Waits until the story's weights are on their way from the hub.
+    ///
+    /// # Errors
+    /// When the deadline passes.
+    pub async fn fetching(&self) -> Result<()> {
+        const WITHIN: Duration = Duration::from_secs(90);
+        until(WITHIN, "the fetch to be under way", async || {
+            let log = self.world.hub.requests(&self.repository()).await?;
+            let is_loading = log.iter().any(|entry| entry.is_download());
+            Ok(Seen::when(is_loading, || format!("{} requests", log.len())))
+        })
+        .await
+    }
+
     /// Kind, name and resource version of everything of the story.
     ///
     /// # Errors
@@ -320,9 +337,10 @@ impl Story {
     }
 
     /// The Service of the story's ModelDeployment, reached as a pod reaches it: by the address that its status names.
+    /// A pod is ready before its node's rules and the cluster's DNS lead to it, so the first way is waited for.
     ///
     /// # Errors
-    /// When the status names none.
+    /// When the status names none, or nobody answers there.
     pub async fn endpoint(&self, object: &Value) -> Result<Endpoint> {
         let address = object["status"]["endpoint"]
             .as_str()
@@ -337,7 +355,15 @@ impl Story {
         } else {
             format!("{host}:80")
         };
-        Endpoint::new(self.world.hub.way_to(&target).await?)
+        let endpoint = Endpoint::new(self.world.hub.way_to(&target).await?)?;
+        until(LED_TO_WITHIN, "a way to the Service", async || {
+            Ok(match endpoint.get("/models").await {
+                Ok(_) => Seen::Yes(()),
+                Err(error) => Seen::NotYet(format!("{error:#}")),
+            })
+        })
+        .await?;
+        Ok(endpoint)
     }
 }
 

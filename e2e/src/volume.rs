@@ -1,13 +1,23 @@
 //! Volumes that a story makes by hand: one that is too small and can grow, and one that every node may mount.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::cluster::{CLAIM, Cluster, PERSISTENT_VOLUME};
+use crate::cluster::{CLAIM, Cluster, MODEL_CACHE, PERSISTENT_VOLUME};
 use crate::tools::run;
+
+/// The cluster's state, which its node sees under the same path.
+fn state() -> Result<PathBuf> {
+    let kubeconfig = PathBuf::from(std::env::var("KUBECONFIG")?);
+    let folder = kubeconfig
+        .parent()
+        .context("KUBECONFIG names no file in a folder")?;
+    Ok(folder.to_owned())
+}
 
 /// Memory of the cluster's node, mounted for as long as this value lives.
 #[derive(Debug)]
@@ -24,10 +34,7 @@ impl NodeMemory {
     /// # Errors
     /// When the cluster's node is not on this machine, or the mount fails.
     pub async fn mount(name: &str, size: &str) -> Result<Self> {
-        let kubeconfig = std::env::var("KUBECONFIG")?;
-        let state = Path::new(&kubeconfig)
-            .parent()
-            .context("KUBECONFIG names no file in a folder")?;
+        let state = state()?;
         let lock = state.join("node.lock");
         let node = std::fs::read_to_string(&lock).with_context(|| {
             format!(
@@ -54,6 +61,22 @@ impl NodeMemory {
     pub async fn resize(&self, size: &str) -> Result<()> {
         self.mounting(&[&format!("--options=remount,size={size}")])
             .await
+    }
+
+    /// A new folder on it that everybody may write to, as processes of this machine see it.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path.strip_prefix("/")?;
+        let folder = Path::new("/proc")
+            .join(&self.node)
+            .join("root")
+            .join(path)
+            .join(name);
+        std::fs::create_dir(&folder)?;
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777))?;
+        Ok(folder)
     }
 
     async fn mounting(&self, arguments: &[&str]) -> Result<()> {
@@ -103,15 +126,17 @@ pub fn in_folder(name: &str, class: &str, mode: &str, folder: &Path) -> Value {
     })
 }
 
-/// Makes the claim `shared`, which pods on every node may use, and gives the name of its volume.
-/// Nothing is on it: it is for pods that are played.
+/// Makes the claim `shared`, which pods on every node may use, and a ModelCache of that name, and gives the name of its volume.
+/// What lies there is no model: it is for pods that are played.
 ///
 /// # Errors
 /// When the API server refuses.
 pub async fn share(cluster: &Cluster, namespace: &str) -> Result<String> {
     let name = format!("{namespace}-shared");
-    let folder = Path::new("/tmp/nothing-is-read-here");
-    let mut volume = in_folder(&name, "", "ReadWriteMany", folder);
+    let folder = state()?.join("data").join(&name);
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("model.gguf"), "played")?;
+    let mut volume = in_folder(&name, "", "ReadWriteMany", &folder);
     volume["spec"]["claimRef"] = json!({ "namespace": namespace, "name": "shared" });
     remove(&name).await?;
     cluster.apply(PERSISTENT_VOLUME, "", volume).await?;
@@ -125,6 +150,12 @@ pub async fn share(cluster: &Cluster, namespace: &str) -> Result<String> {
         },
     });
     cluster.apply(CLAIM, namespace, claim).await?;
+    // Without a toleration its Job finds the real node.
+    let cache = json!({
+        "metadata": { "name": "shared" },
+        "spec": { "source": { "claim": { "claimName": "shared" } } },
+    });
+    cluster.apply(MODEL_CACHE, namespace, cache).await?;
     Ok(name)
 }
 

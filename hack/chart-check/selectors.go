@@ -23,12 +23,14 @@ type port struct {
 // Which pods an object with a selector is meant for, by its kind and the end of its name; the bare name is the release's.
 // Every part must be selected, and no other.
 var meant = map[string][]string{
-	"NetworkPolicy chandler":       {"operator"},
-	"NetworkPolicy chandler-serve": {"serve"},
-	"NetworkPolicy chandler-fetch": {"resolve", "fetch"},
-	"PodMonitor chandler":          {"operator"},
-	"PodMonitor chandler-models":   {"serve"},
-	"PodDisruptionBudget chandler": {"operator"},
+	"NetworkPolicy chandler":                {"operator"},
+	"NetworkPolicy chandler-serve":          {"serve"},
+	"NetworkPolicy chandler-fetch":          {"resolve", "fetch"},
+	"NetworkPolicy chandler-fetch-progress": {"fetch"},
+	"NetworkPolicy chandler-verify":         {"verify"},
+	"PodMonitor chandler":                   {"operator"},
+	"PodMonitor chandler-models":            {"serve"},
+	"PodDisruptionBudget chandler":          {"operator"},
 }
 
 // goldenPods are those that the operator makes of models, from its golden cases.

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"crypto/sha256"
+	"debug/elf"
 	"fmt"
 	"io"
 	"net/http"
@@ -237,6 +238,27 @@ func TestStoredLayersHoldWhatTheirMediaTypeSays(t *testing.T) {
 	}
 }
 
+// loader is what starts dynamic programs of this machine.
+func loader(t *testing.T) string {
+	t.Helper()
+	binary, err := elf.Open("/bin/true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer binary.Close()
+	for _, header := range binary.Progs {
+		if header.Type == elf.PT_INTERP {
+			name, err := io.ReadAll(header.Open())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return strings.TrimRight(string(name), "\x00")
+		}
+	}
+	t.Fatal("/bin/true has no loader")
+	return ""
+}
+
 func TestRefusesWhatWouldOnlyFailOnTheNode(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "0")
 	text := filepath.Join(t.TempDir(), "script")
@@ -252,6 +274,7 @@ func TestRefusesWhatWouldOnlyFailOnTheNode(t *testing.T) {
 		{"failed to read the program", []string{"--entrypoint", "/usr/bin/thing", "--add", text + ":/usr/bin/thing"}},
 		{"is built for", []string{"--entrypoint", "/thing", "--arch", "arm64", "--add", program(t) + ":/thing"}},
 		{"is not static: it needs /lib", []string{"--entrypoint", "/ls", "--add", "/bin/ls:/ls"}},
+		{"needs libc.so.6, which the image does not have", []string{"--entrypoint", "/true", "--add", "/bin/true:/true", "--add", loader(t) + ":" + loader(t)}},
 		{"is not SOURCE:/DESTINATION", []string{"--entrypoint", "/ls", "--add", "/bin/ls"}},
 		{"no such file", []string{"--entrypoint", "/ls", "--add", "/absent:/ls"}},
 	} {

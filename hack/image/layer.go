@@ -195,7 +195,7 @@ func writeEntry(archive *tar.Writer, item entry) error {
 }
 
 // checkProgram refuses what would only fail on the node: a program that is absent, built for another
-// architecture, or in want of a loader that the image does not have.
+// architecture, or in want of a loader or of libraries that the image does not have.
 func checkProgram(recipe recipe, layers [][]entry) error {
 	machines := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
 	present := map[string]entry{}
@@ -227,6 +227,38 @@ func checkProgram(recipe recipe, layers [][]entry) error {
 		wanted := strings.TrimRight(string(loader), "\x00")
 		if _, found := present[wanted]; !found {
 			return fmt.Errorf("the program %q is not static: it needs %s, which the image does not have", program.source, wanted)
+		}
+		return checkLibraries(program.source, present)
+	}
+	return nil
+}
+
+// checkLibraries refuses a dynamic program where a library that it names, or that one of these names, is nowhere in the image.
+func checkLibraries(program string, present map[string]entry) error {
+	byName := map[string]entry{}
+	for place, item := range present {
+		byName[path.Base(place)] = item
+	}
+	seen := map[string]bool{}
+	for open := []string{program}; len(open) > 0; open = open[1:] {
+		binary, err := elf.Open(open[0])
+		if err != nil {
+			return fmt.Errorf("failed to read the library %q: %w", open[0], err)
+		}
+		wanted, err := binary.ImportedLibraries()
+		binary.Close()
+		if err != nil {
+			return fmt.Errorf("failed to read what %q is linked to: %w", open[0], err)
+		}
+		for _, name := range wanted {
+			library, found := byName[name]
+			if !found {
+				return fmt.Errorf("%q needs %s, which the image does not have", open[0], name)
+			}
+			if !seen[name] && library.source != "" {
+				seen[name] = true
+				open = append(open, library.source)
+			}
 		}
 	}
 	return nil

@@ -52,7 +52,7 @@ func check(t *testing.T, log string, wanted ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := audit{used: map[right]bool{}, forbidden: map[string]int{}}
+	seen := newAudit()
 	if err := seen.read(strings.NewReader(log), user); err != nil {
 		t.Fatal(err)
 	}
@@ -89,6 +89,23 @@ func TestAForbiddenRequestIsNamed(t *testing.T) {
 	check(t, all()+line("patch", "apps/daemonsets", 403, "allow", `User \"x\" cannot create resource`), "FORBIDDEN, 1 times: patch daemonsets (apps)")
 }
 
+// A release that is uninstalled loses its rights before its pod ends.
+func TestWhatIsForbiddenWhileARoleIsAwayDoesNotCount(t *testing.T) {
+	at := func(second, line string) string {
+		return strings.Replace(line, "{", `{"requestReceivedTimestamp":"2026-01-01T00:00:`+second+`.000000Z",`, 1)
+	}
+	role := func(verb, code string) string {
+		return `{"verb":"` + verb + `","user":{"username":"helm"},"objectRef":{"apiGroup":"rbac.authorization.k8s.io","resource":"clusterroles","name":"operator"},"responseStatus":{"code":` + code + "}}\n"
+	}
+	forbidden := line("get", "/secrets", 403, "forbid", "")
+	away := at("02", role("delete", "200")) + at("04", role("create", "201"))
+	check(t, all()+at("03", forbidden)+away)
+	check(t, all()+at("01", forbidden)+away, "FORBIDDEN, 1 times: get secrets (core)")
+	check(t, all()+at("05", forbidden)+at("03", forbidden)+away, "FORBIDDEN, 1 times: get secrets (core)")
+	// The roles of others do not matter.
+	check(t, all()+at("03", forbidden)+strings.ReplaceAll(away, `"operator"`, `"users"`), "FORBIDDEN, 1 times: get secrets (core)")
+}
+
 func TestARefusalByAdmissionIsNoQuestionOfRights(t *testing.T) {
 	check(t, all()+line("patch", "apps/deployments", 403, "allow", "exceeded quota"))
 }
@@ -96,7 +113,7 @@ func TestARefusalByAdmissionIsNoQuestionOfRights(t *testing.T) {
 func TestRequestsOfOthersDoNotCount(t *testing.T) {
 	other := strings.ReplaceAll(all(), user, "system:admin")
 	granted, _ := grantedTo(user, []byte(chart))
-	seen := audit{used: map[right]bool{}, forbidden: map[string]int{}}
+	seen := newAudit()
 	if err := seen.read(strings.NewReader(other), user); err != nil {
 		t.Fatal(err)
 	}

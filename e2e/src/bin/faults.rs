@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use chandler_e2e::cluster::{CRD, Cluster};
+use chandler_e2e::collector;
 use chandler_e2e::faults::deletions::{CASES, check};
 use chandler_e2e::faults::{Outcome, Point, Reference, disturb, points, stories, tell};
 use chandler_e2e::local_operator::Program;
@@ -74,6 +75,7 @@ async fn work(args: Args) -> Result<()> {
     let cluster = Cluster::attach().await?;
     let program = Program::find()?;
     prepare(&cluster).await?;
+    collector::knows_our_kinds(&cluster).await?;
     let player = Player::start(&cluster, Nodes::Bound);
     // With the player: bound pods that are deleted end by its word only.
     remove_leftovers(&cluster).await?;

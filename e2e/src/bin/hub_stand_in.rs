@@ -1,16 +1,16 @@
-//! `hub-stand-in`: serves a folder under Hugging Face's URLs, for the stories and for the quickstart.
+//! `hub-stand-in`: serves a folder under Hugging Face's and ModelScope's URLs, for the stories and for the quickstart.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use chandler_e2e::{hub, played_runtime, relay};
+use chandler_e2e::{hub, played_runtime, relay, tls};
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Serves a folder under Hugging Face's URLs, with faults on request.
+/// Serves a folder under Hugging Face's and ModelScope's URLs, with faults on request.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
@@ -39,7 +39,14 @@ struct Args {
     /// this port reaches everything that the pod reaches.
     #[arg(long, env = "HUB_RELAY_LISTEN")]
     relay_listen: Option<SocketAddr>,
+
+    /// Folder with tls.crt and tls.key: hub and CDN are then served by https too, on ports 8443 and 8444.
+    #[arg(long, env = "HUB_TLS_FOLDER")]
+    tls_folder: Option<PathBuf>,
 }
+
+/// Where hub and CDN listen for https.
+const TLS_PORTS: [u16; 2] = [8443, 8444];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -75,12 +82,35 @@ async fn main() -> anyhow::Result<()> {
             None => std::future::pending().await,
         }
     };
+    let plain = [hub.local_addr()?, cdn.local_addr()?];
+    let fronts = async {
+        match args.tls_folder {
+            Some(folder) => serve_tls(&folder, plain).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         result = relay => result,
+        result = fronts => result,
         result = hub::serve(hub, cdn, config) => result.context("the hub stopped serving"),
         _ = terminated.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
+}
+
+/// Serves by https what the plain listeners serve.
+async fn serve_tls(folder: &Path, plain: [SocketAddr; 2]) -> anyhow::Result<()> {
+    let acceptor = tls::acceptor(folder)?;
+    let mut fronts = Vec::new();
+    for (port, address) in TLS_PORTS.into_iter().zip(plain) {
+        let listener = listen(SocketAddr::new(address.ip(), port)).await?;
+        let target = SocketAddr::from(([127, 0, 0, 1], address.port()));
+        fronts.push(tls::serve(listener, acceptor.clone(), target));
+    }
+    futures::future::try_join_all(fronts)
+        .await
+        .context("https stopped")?;
+    Ok(())
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -127,7 +127,7 @@ fn stored<'a>(repository: &'a Repository, path: &str) -> Result<&'a StoredFile, 
     repository.files.get(path).ok_or(Refusal::EntryNotFound)
 }
 
-fn signed_link(
+pub(super) fn signed_link(
     hub: &Hub,
     id: &RepositoryId,
     file: &StoredFile,
@@ -160,7 +160,10 @@ fn signature(hub: &Hub, id: &RepositoryId, sha256: &str, expires: u64) -> String
 }
 
 /// 200 with all, or 206 with the one range that was asked for. Several ranges at once are answered with all, as HTTP allows.
-async fn bytes_of(file: &StoredFile, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
+pub(super) async fn bytes_of(
+    file: &StoredFile,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, Refusal> {
     let range = match headers
         .get(header::RANGE)
         .and_then(|range| range.to_str().ok())

@@ -188,9 +188,15 @@ fn log_entry(site: Site, request: &Request) -> LoggedRequest {
 
 /// `ORG/NAME` of every kind of path that the two sites serve.
 fn repository_in(path: &str) -> Option<String> {
-    let rest = ["/api/models/", "/api/resolve-cache/models/", "/repos/", "/"]
-        .iter()
-        .find_map(|prefix| path.strip_prefix(prefix))?;
+    let rest = [
+        "/api/models/",
+        "/api/resolve-cache/models/",
+        "/api/v1/models/",
+        "/repos/",
+        "/",
+    ]
+    .iter()
+    .find_map(|prefix| path.strip_prefix(prefix))?;
     let mut parts = rest.split('/');
     Some(format!("{}/{}", parts.next()?, parts.next()?))
 }
@@ -243,6 +249,10 @@ fn spoil(response: Response, effect: &Effect) -> Response {
         parts
             .headers
             .insert(header::CONTENT_LENGTH, announced.into());
+        // What comes after the announced end is no answer to the next request.
+        parts
+            .headers
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     // Redirects pass whole: a cut at so many percent is meant for the file.
     let cut_after = match (effect.cut_after_bytes, effect.cut_after_percent, length) {
@@ -338,6 +348,7 @@ mod tests {
             "/api/resolve-cache/models/org/name/abc/config.json",
             "/org/name/resolve/main/config.json",
             "/repos/org/name/abc",
+            "/api/v1/models/org/name/repo",
         ] {
             assert_eq!(repository_in(path).as_deref(), Some("org/name"), "{path}");
         }

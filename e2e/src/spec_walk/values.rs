@@ -30,6 +30,7 @@ fn table(name: &str) -> Option<Vec<Value>> {
         "quantization" => vec![json!("q4_1"), json!("Q8_0")],
         "endpoint" => vec![json!("https://mirror.invalid/hub")],
         "size" => vec![json!("2Gi")],
+        "imageHosts" => vec![json!(["images.invalid", "images.invalid:8443"])],
         "type" => vec![json!("cpu"), json!("nvidia.com/gpu")],
         "image" => vec![json!("registry.invalid/runtime:1")],
         "id" => vec![json!("played/Other-GGUF")],

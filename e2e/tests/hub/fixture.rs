@@ -42,6 +42,8 @@ impl RunningHub {
     }
 
     pub(crate) async fn with_link_lifetime(link_lifetime: Duration) -> Self {
+        // The second one of a process is refused, and is the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = TempDir::new().unwrap();
         write(folder.path(), "config.json", CONFIG.as_bytes());
         write(folder.path(), "sub/notes.txt", b"a note");
@@ -64,6 +66,8 @@ impl RunningHub {
             folder,
             client: reqwest::Client::builder()
                 .redirect(Policy::none())
+                // A hub that has just lied about a length ends the connection.
+                .pool_max_idle_per_host(0)
                 .build()
                 .unwrap(),
             task,
@@ -100,6 +104,13 @@ impl RunningHub {
         let fault: Fault = serde_json::from_value(fault).unwrap();
         let url = format!("{}/_faults", self.endpoint);
         let response = self.client.put(url).json(&[fault]).send().await.unwrap();
+        assert!(response.status().is_success());
+    }
+
+    /// Takes every fault away.
+    pub(crate) async fn mend(&self) {
+        let url = format!("{}/_faults", self.endpoint);
+        let response = self.client.delete(url).send().await.unwrap();
         assert!(response.status().is_success());
     }
 

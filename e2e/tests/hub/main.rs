@@ -1,4 +1,4 @@
-//! The hub stand-in answers as the hub does, and its faults do what they say. No cluster is needed.
+//! The hub stand-in answers as the hubs do, its faults do what they say, and the runtime fetches from it. No cluster is needed.
 
 #![expect(
     clippy::unwrap_used,
@@ -6,6 +6,12 @@
 )]
 
 mod faults;
+mod fetch_faults;
+mod fetch_kills;
+mod fetch_volume;
 mod fixture;
 mod like_the_hub;
+mod modelscope;
+mod pictures;
 mod python_client;
+mod runtime;

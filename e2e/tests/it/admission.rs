@@ -6,7 +6,29 @@
 
 use anyhow::{Context, Result, ensure};
 use chandler_e2e::story::{Company, Story, story};
-use chandler_e2e::tools::{checkout, run_with_input};
+use chandler_e2e::tools::{checkout, run, run_with_input};
+
+#[test]
+fn every_example_is_accepted() {
+    story("examples", Company::Welcome, async |story| {
+        let folder = checkout().join("examples");
+        let shown = format!("--filename={}", folder.display());
+        let (how, strictly) = ("--dry-run=server", "--warnings-as-errors");
+        let arguments = ["apply", how, strictly, "-n", &story.namespace, &shown];
+        let said = run("kubectl", &arguments).await?;
+        for file in std::fs::read_dir(&folder)? {
+            let text = std::fs::read_to_string(file?.path())?;
+            let names = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("  name: "));
+            for name in names {
+                let accepted = format!("/{name} created (server dry run)");
+                ensure!(said.contains(&accepted), "{name} is not in: {said}");
+            }
+        }
+        Ok(())
+    });
+}
 
 #[test]
 fn the_api_server_refuses_what_the_admission_table_says() {

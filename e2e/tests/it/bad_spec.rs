@@ -186,7 +186,7 @@ fn a_repository_of_several_models_is_told_with_their_files_until_one_is_named() 
             "2 models",
             "another-model.gguf",
             &file,
-            "file pattern",
+            "name one in `files`",
         ];
         story
             .told(ASKED_WITHIN, &NOT_CACHED, "InvalidSource", &texts)

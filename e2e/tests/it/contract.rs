@@ -9,7 +9,7 @@ use chandler_e2e::tools::{checkout, run, runtime};
 use serde_json::Value;
 
 /// The program's subcommands, each of which must occur.
-const COMMANDS: [&str; 3] = ["resolve", "fetch", "serve"];
+const COMMANDS: [&str; 4] = ["resolve", "fetch", "verify", "serve"];
 
 #[test]
 fn the_runtime_understands_every_argument_that_the_operator_gives() {

@@ -7,9 +7,9 @@ use chandler_e2e::cluster::{
     CLAIM, DEPLOYMENT, JOB, Kind, MODEL_CACHE, MODEL_DEPLOYMENT, POD, SERVICE, names,
 };
 use chandler_e2e::model::{self, NAME};
-use chandler_e2e::namespace;
 use chandler_e2e::story::{Company, Story, story};
 use chandler_e2e::wait::{Seen, until};
+use chandler_e2e::{namespace, operator};
 use serde_json::json;
 
 /// The promise of the project: within a minute.
@@ -95,6 +95,100 @@ fn deleting_keeps_the_volume_when_the_policy_is_retain_and_it_is_used_again() {
         deploy_with_policy(story, "Retain").await?;
         ensure!(loads().await? == before, "the weights were fetched again");
         Ok(())
+    });
+}
+
+async fn caches(story: &Story) -> Result<Vec<String>> {
+    let found = story
+        .world
+        .cluster
+        .list(MODEL_CACHE, &story.namespace, "")
+        .await?;
+    Ok(names(&found))
+}
+
+/// Two caches that nobody uses any more, in the order in which they were left.
+async fn two_left_caches(story: &Story) -> Result<[String; 2]> {
+    let cluster = &story.world.cluster;
+    deploy_with_policy(story, "Retain").await?;
+    let first = caches(story).await?;
+    let mut other = model::deployment(&story.repository());
+    other["metadata"]["name"] = json!("other");
+    other["spec"]["weights"] = json!({ "storage": { "size": "1Gi" } });
+    story.apply(MODEL_DEPLOYMENT, other).await?;
+    model::ready(cluster, &story.namespace, "other").await?;
+    let mut both = caches(story).await?;
+    both.sort_by_key(|name| !first.contains(name));
+    story.disturbs();
+    for name in [NAME, "other"] {
+        cluster
+            .delete(MODEL_DEPLOYMENT, &story.namespace, name)
+            .await?;
+        let of = format!("chandler.dev/model-deployment={name}");
+        until(WITHIN, "its pods to be gone", async || {
+            let pods = cluster.list(POD, &story.namespace, &of).await?;
+            Ok(Seen::when(pods.is_empty(), || names(&pods).join(", ")))
+        })
+        .await?;
+    }
+    ensure!(
+        caches(story).await?.len() == 2,
+        "a cache went although nobody said so"
+    );
+    both.try_into()
+        .map_err(|left| anyhow::anyhow!("not two caches: {left:?}"))
+}
+
+/// Installs the operator with this value, and waits until one cache is left with its claim.
+async fn collect(story: &Story, value: &str, left: &str) -> Result<()> {
+    let (cluster, images) = (&story.world.cluster, &story.world.images);
+    let mut values = operator::values(images)?;
+    values.push(value.to_owned());
+    operator::install_with(cluster, &values).await?;
+    until(WITHIN, "the other cache to go with its claim", async || {
+        let claims = names(&cluster.list(CLAIM, &story.namespace, "").await?);
+        let caches = caches(story).await?;
+        let are_gone = caches == [left] && claims == caches;
+        Ok(Seen::when(are_gone, || format!("{caches:?}, {claims:?}")))
+    })
+    .await
+}
+
+#[test]
+fn caches_that_nobody_uses_go_with_their_volumes_where_the_installation_says_so_but_for_pinned_ones()
+ {
+    story("collected", Company::Alone, async |story| {
+        let (cluster, images) = (&story.world.cluster, &story.world.images);
+        let [pinned, _] = two_left_caches(story).await?;
+        let pin = async |value: serde_json::Value| {
+            let patch = json!({ "metadata": { "labels": { "chandler.dev/pinned": value } } });
+            cluster
+                .change(MODEL_CACHE, &story.namespace, &pinned, &patch)
+                .await
+        };
+        pin(json!("true")).await?;
+        collect(story, "caches.unusedFor=2s", &pinned).await?;
+        pin(json!(null)).await?;
+        wait_until_gone(
+            story,
+            &[
+                ("ModelCache", MODEL_CACHE),
+                ("PersistentVolumeClaim", CLAIM),
+            ],
+        )
+        .await?;
+        operator::install(cluster, images).await
+    });
+}
+
+#[test]
+fn the_cache_that_was_left_first_goes_when_a_namespace_holds_more_than_it_may() {
+    story("over-quota", Company::Alone, async |story| {
+        let (cluster, images) = (&story.world.cluster, &story.world.images);
+        let [_, second] = two_left_caches(story).await?;
+        // Each holds 98 MB.
+        collect(story, "caches.namespaceQuota=150M", &second).await?;
+        operator::install(cluster, images).await
     });
 }
 

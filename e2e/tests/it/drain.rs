@@ -73,7 +73,7 @@ fn a_drained_node_loses_its_replicas_one_after_the_other() {
         let volume = volume::share(cluster, &story.namespace).await?;
         let mut fields = json!({
             "replicas": 2,
-            "weights": { "claim": { "claimName": "shared" } },
+            "weights": { "cache": { "name": "shared" } },
             "pod": { "nodeSelector": { POOL: story.namespace }, "tolerations": [fake_node::toleration()] },
         });
         story.respec(fields.clone()).await?;

@@ -96,3 +96,43 @@ fn a_missing_secret_and_a_licence_not_accepted_are_told_apart_and_heal() {
         Ok(())
     });
 }
+
+#[test]
+fn a_token_that_is_rotated_in_the_middle_of_a_fetch_ends_it_and_its_successor_goes_on() {
+    story("rotated", Company::Welcome, async |story| {
+        let (hub, repository) = (&story.world.hub, story.repository());
+        let valid = |token: &str| json!({ "access": "gated", "tokens": [token] });
+        hub.offer(&repository, valid("hf_old")).await?;
+        let slow_and_cut = json!({
+            "site": "cdn", "method": "GET", "skip": 1, "times": 1,
+            "then": { "bytesPerSecond": 8_000_000, "cutAfterPercent": 50 },
+        });
+        hub.spoil(&repository, slow_and_cut).await?;
+        story.apply(SECRET, secret("hf_old")).await?;
+        let mut object = model::deployment(&repository);
+        object["spec"]["weights"] =
+            json!({ "tokenSecretRef": { "name": "huggingface", "key": "token" } });
+        story.apply(MODEL_DEPLOYMENT, object).await?;
+        story.fetching().await?;
+        hub.offer(&repository, valid("hf_new")).await?;
+        let message = story
+            .reason(
+                TOLD_WITHIN,
+                ("WeightsCached", "False", "CredentialsMissing"),
+            )
+            .await?;
+        ensure!(!message.contains("hf_old"), "the token stands in {message}");
+
+        // Nothing but the Secret is touched.
+        story.apply(SECRET, secret("hf_new")).await?;
+        story.healed().await?;
+        let log = hub.requests(&repository).await?;
+        let on_cdn = log.iter().filter(|entry| entry.site == Site::Cdn);
+        let begun: Vec<_> = on_cdn.filter_map(|entry| entry.range.clone()).collect();
+        ensure!(
+            begun.iter().any(|range| !range.starts_with("bytes=0-")),
+            "the second fetch began anew: {begun:?}"
+        );
+        Ok(())
+    });
+}

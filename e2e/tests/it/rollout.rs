@@ -1,19 +1,16 @@
 //! A new revision takes the old one's place: without losing a request, without a deadlock, and only for a reason.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chandler_e2e::chat::Endpoint;
 use chandler_e2e::cluster::{DEPLOYMENT, MODEL_CARD, MODEL_DEPLOYMENT, POD, names};
 use chandler_e2e::model::{self, NAME, SERVING};
 use chandler_e2e::operator;
 use chandler_e2e::story::{Company, Story, story};
 use chandler_e2e::tools::{run, run_with_input};
+use chandler_e2e::traffic::Traffic;
 use chandler_e2e::wait::{Seen, until};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
 
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
 
@@ -24,46 +21,13 @@ async fn pods(story: &Story) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Asks without a pause until it is told to stop; counts what came back and what did not.
-struct Traffic {
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
-    lost: Arc<Mutex<Vec<String>>>,
-    asking: tokio::task::JoinHandle<()>,
-}
-
-impl Traffic {
-    fn start(endpoint: Endpoint) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let answered = Arc::new(AtomicUsize::new(0));
-        let lost = Arc::new(Mutex::new(Vec::new()));
-        let asking = tokio::spawn({
-            let (stop, answered, lost) = (stop.clone(), answered.clone(), lost.clone());
-            async move {
-                while !stop.load(Ordering::Relaxed) {
-                    match endpoint.ask(NAME, "Say yes.").await {
-                        Ok(answer) if answer.status == 200 => {
-                            answered.fetch_add(1, Ordering::Relaxed);
-                        }
-                        other => lost.lock().await.push(format!("{other:?}")),
-                    }
-                }
-            }
-        });
-        Self {
-            stop,
-            answered,
-            lost,
-            asking,
-        }
-    }
-
-    async fn end(self) -> Result<(usize, Vec<String>)> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.asking.await.context("the client broke off")?;
-        let lost = std::mem::take(&mut *self.lost.lock().await);
-        Ok((self.answered.load(Ordering::Relaxed), lost))
-    }
+async fn gone(story: &Story, old: &[String]) -> Result<()> {
+    until(TOLD_WITHIN, "the old pods to be gone", async || {
+        let now = pods(story).await?;
+        let left: Vec<_> = old.iter().filter(|pod| now.contains(pod)).collect();
+        Ok(Seen::when(left.is_empty(), || format!("{left:?}")))
+    })
+    .await
 }
 
 #[test]
@@ -72,25 +36,61 @@ fn an_update_of_two_replicas_under_traffic_loses_no_request() {
         story.deploy_with(json!({ "replicas": 2 })).await?;
         let ready = story.ready().await?;
         let old = pods(story).await?;
-        let traffic = Traffic::start(story.endpoint(&ready).await?);
+        let traffic = Traffic::start(vec![story.endpoint(&ready).await?]);
         story
             .respec(
                 json!({ "replicas": 2, "pod": { "annotations": { "example.com/turn": "two" } } }),
             )
             .await?;
         story.ready().await?;
-        until(TOLD_WITHIN, "the old pods to be gone", async || {
-            let now = pods(story).await?;
-            let left: Vec<_> = old.iter().filter(|pod| now.contains(pod)).collect();
-            Ok(Seen::when(left.is_empty(), || format!("{left:?}")))
-        })
-        .await?;
+        gone(story, &old).await?;
         let (answered, lost) = traffic.end().await?;
         println!("figure rollout_lost_requests {} requests", lost.len());
         ensure!(
             answered > 0 && lost.is_empty(),
             "{answered} answered, lost: {lost:?}"
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn two_replicas_under_load_lose_no_request_while_one_is_deleted_and_all_are_rolled() {
+    /// Clients at once: more than one replica has in a batch of its own.
+    const CLIENTS: usize = 4;
+    story("load", Company::Welcome, async |story| {
+        story.deploy_with(json!({ "replicas": 2 })).await?;
+        let ready = story.ready().await?;
+        let old = pods(story).await?;
+        let mut endpoints = Vec::new();
+        for _ in 0..CLIENTS {
+            endpoints.push(story.endpoint(&ready).await?);
+        }
+        let traffic = Traffic::start(endpoints);
+        let asked = async |count: usize| {
+            until(TOLD_WITHIN, "answers", async || {
+                let answered = traffic.answered();
+                Ok(Seen::when(answered >= count, || answered.to_string()))
+            })
+            .await
+        };
+        asked(CLIENTS).await?;
+        story.disturbs();
+        let first = old.first().context("no pod")?;
+        let cluster = &story.world.cluster;
+        cluster.delete(POD, &story.namespace, first).await?;
+        // The rollout begins while the deleted pod still answers those who have begun.
+        story
+            .respec(
+                json!({ "replicas": 2, "pod": { "annotations": { "example.com/turn": "two" } } }),
+            )
+            .await?;
+        story.ready().await?;
+        gone(story, &old).await?;
+        asked(traffic.answered() + CLIENTS).await?;
+        let (answered, lost) = traffic.end().await?;
+        println!("figure load_lost_requests {} requests", lost.len());
+        ensure!(lost.is_empty(), "{answered} answered, lost: {lost:?}");
         Ok(())
     });
 }

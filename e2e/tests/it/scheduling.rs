@@ -336,7 +336,7 @@ fn a_deployment_that_is_placed_in_part_does_not_move() {
         let node = fake_node(story, "npu", json!({ "example.com/npu2": "1" })).await?;
         let volume = volume::share(&story.world.cluster, &story.namespace).await?;
         story.respec(json!({
-                "weights": { "claim": { "claimName": "shared" } },
+                "weights": { "cache": { "name": "shared" } },
                 "accelerators": [{ "type": "example.com/npu2", "waitSeconds": 2 }, { "type": "cpu" }],
                 "replicas": 2,
                 "pod": on(&node),

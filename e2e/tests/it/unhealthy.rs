@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use chandler_e2e::cluster::MODEL_DEPLOYMENT;
 use chandler_e2e::model;
 use chandler_e2e::story::{Company, Story, story};
@@ -45,8 +45,15 @@ fn failing_pods_are_told_with_their_last_words_and_heal() {
 
         // It may be ready for a moment before the kernel looks.
         story.disturbs();
+        let small = json!({ "limits": { "memory": "48Mi" } });
         story
-            .respec(json!({ "runtime": { "resources": { "limits": { "memory": "48Mi" } } } }))
+            .respec(json!({ "runtime": { "resources": small } }))
+            .await?;
+        told(story, "LoadFailed", &["give more memory"]).await?;
+        // Told to take what it does not have.
+        let greedy = json!([{ "name": "CHANDLER_KV_CACHE_MEMORY_BYTES", "value": "200000000" }]);
+        story
+            .respec(json!({ "runtime": { "resources": small, "env": greedy } }))
             .await?;
         told(story, "OutOfMemory", &["runtime.resources.limits.memory"]).await?;
 
@@ -84,6 +91,14 @@ fn a_gpu_that_the_runtime_does_not_use_is_told() {
         story
             .reason(TOLD_WITHIN, ("Available", "True", "Answering"))
             .await?;
+        let object = story
+            .world
+            .cluster
+            .get(MODEL_DEPLOYMENT, &story.namespace, model::NAME)
+            .await?
+            .context("the ModelDeployment is gone")?;
+        let device = &object["status"]["device"];
+        ensure!(device["obstacle"].is_string(), "{device}");
         // A runtime that says `cuda`, as on a node whose driver hands the GPU out.
         let played = played(story, &["PLAYED_DEVICE=cuda"]);
         story
@@ -95,6 +110,25 @@ fn a_gpu_that_the_runtime_does_not_use_is_told() {
             "{}",
             ready["status"]
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_gpu_that_fails_is_told_until_another_pod_answers() {
+    story("lost-device", Company::Welcome, async |story| {
+        let on_gpu = |env: &[&str]| json!({ "accelerators": [{ "type": "nvidia.com/gpu" }], "runtime": played(story, env) });
+        story.deploy_with(on_gpu(&["PLAYED_DEVICE=cuda"])).await?;
+        story.ready().await?;
+        let lost = [
+            "PLAYED_DEVICE=cuda",
+            "PLAYED_PHASE=Failed",
+            "PLAYED_ERROR=DeviceLost",
+        ];
+        story.respec(on_gpu(&lost)).await?;
+        told(story, "DeviceLost", &["as it was told to play"]).await?;
+        story.respec(on_gpu(&["PLAYED_DEVICE=cuda"])).await?;
+        story.ready().await?;
         Ok(())
     });
 }

@@ -3,14 +3,76 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use chandler_e2e::cluster::{MODEL_DEPLOYMENT, PERSISTENT_VOLUME, STORAGE_CLASS};
+use chandler_e2e::cluster::{
+    MODEL_CACHE, MODEL_DEPLOYMENT, PERSISTENT_VOLUME, POD, STORAGE_CLASS, names,
+};
 use chandler_e2e::model::{self, NOT_CACHED};
 use chandler_e2e::story::{Company, story};
 use chandler_e2e::volume::{self, NodeMemory};
+use chandler_e2e::wait::{Seen, until};
 use serde_json::json;
 
 /// Volume, two Jobs, and a serving pod that fails.
 const TOLD_WITHIN: Duration = Duration::from_secs(150);
+
+/// What a hub gives on each connection: with it a fetch of 98 MB takes long enough to be watched.
+const SLOW_BYTES_PER_SECOND: u64 = 2_000_000;
+
+#[test]
+fn how_far_a_fetch_is_can_be_watched_and_never_goes_back() {
+    story("progress", Company::Welcome, async |story| {
+        let (cluster, hub) = (&story.world.cluster, &story.world.hub);
+        let repository = story.repository();
+        hub.offer(&repository, json!({})).await?;
+        let slow = json!({ "site": "cdn", "then": { "bytesPerSecond": SLOW_BYTES_PER_SECOND } });
+        hub.spoil(&repository, slow).await?;
+        let source = json!({ "hub": { "id": repository, "format": "ggufv2" } });
+        let cache = json!({ "metadata": { "name": "weights" }, "spec": { "source": source } });
+        story.apply(MODEL_CACHE, cache).await?;
+
+        let (mut bytes, mut steps, mut killed) = (0, 0, Vec::new());
+        let finished = until(
+            TOLD_WITHIN,
+            "the fetch to be watched to its end",
+            async || {
+                let cache = cluster
+                    .get(MODEL_CACHE, &story.namespace, "weights")
+                    .await?;
+                let cache = cache.unwrap_or_default();
+                let status = &cache["status"];
+                let now = status["bytesFetched"].as_i64().unwrap_or_default();
+                ensure!(now >= bytes, "from {bytes} bytes back to {now}");
+                if model::condition(&cache, "Ready")["status"] == "True" {
+                    return Ok(Seen::Yes(cache));
+                }
+                let words = status["progress"].as_str().unwrap_or_default();
+                if now > bytes && !words.is_empty() {
+                    let total = status["bytesTotal"].as_i64().unwrap_or_default();
+                    ensure!(now <= total, "{now} of {total} bytes");
+                    ensure!(words.contains("% of 98.4 MB, "), "{words}");
+                    (bytes, steps) = (now, steps + 1);
+                }
+                if steps == 2 && killed.is_empty() {
+                    let selector = "app.kubernetes.io/component=fetch";
+                    killed = names(&cluster.list(POD, &story.namespace, selector).await?);
+                    for pod in &killed {
+                        cluster.delete(POD, &story.namespace, pod).await?;
+                    }
+                }
+                Ok(Seen::NotYet(status.to_string()))
+            },
+        )
+        .await?;
+        ensure!(killed.len() == 1, "the fetch was over too soon: {killed:?}");
+        ensure!(steps > 2, "nothing was told after the pod began anew");
+        let status = &finished["status"];
+        ensure!(status["bytesFetched"] == status["bytesTotal"], "{status}");
+        for over in ["progress", "bytesPerSecond", "secondsLeft"] {
+            ensure!(status[over].is_null(), "{over} stays: {status}");
+        }
+        Ok(())
+    });
+}
 
 #[test]
 fn a_truncated_gguf_is_named_with_what_is_wrong_with_it() {
