@@ -11,7 +11,7 @@ use chandler_runtime::compute::activation::{Activation, Form};
 use chandler_runtime::compute::matmul::{Product, multiply};
 use chandler_runtime::compute::matrix::{Blocks, Float, Matrix};
 use chandler_runtime::compute::pool::Pool;
-use chandler_runtime::compute::{Instructions, has_matrix_units};
+use chandler_runtime::compute::{Instructions, multiplies_bf16};
 
 /// Bytes of all matrices together.
 const BYTES: usize = 512 << 20;
@@ -36,8 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let set = Instructions::detect();
     let mut input = Activation::new(rows, columns);
     let rounds = kind == "rounded";
-    if rounds && !has_matrix_units() {
-        return Err("this processor has no AMX".into());
+    if rounds && !multiplies_bf16() {
+        return Err("this processor does not multiply bfloat16".into());
     }
     let form = Form::of(&[&matrices[0]], rounds);
     input.fill(&mut pool, set, rows, form, &|row, out| {

@@ -24,6 +24,7 @@ mod pages;
 pub mod pool;
 pub mod quants;
 pub mod ranks;
+mod rounded;
 mod scalar;
 pub mod tensor;
 pub mod vision;
@@ -35,16 +36,16 @@ use clap::ValueEnum;
 /// The arithmetic of products on this processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Arithmetic {
-    /// Inputs are rounded to BF16 where weights are BF16 and the processor has matrix units for it (AMX).
+    /// Inputs are rounded to BF16 where weights are BF16 and the processor multiplies BF16 (AVX512-BF16, AMX).
     Auto,
     /// Inputs are 32-bit floats whatever the weights are.
     Float32,
 }
 
-/// Whether this processor has matrix units for BF16 that the kernel grants.
+/// Whether this processor multiplies BF16 with BF16.
 #[must_use]
-pub fn has_matrix_units() -> bool {
-    Instructions::detect().are_matrix_units()
+pub fn multiplies_bf16() -> bool {
+    Instructions::detect().multiply_bf16()
 }
 
 /// The instruction set that the kernels of this process use.
@@ -55,12 +56,20 @@ pub enum Instructions {
     /// AVX2 with FMA and F16C (x86-64-v3 processors).
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512 with BW, VL and VNNI.
+    /// AVX-512 with BW, VL and VNNI, and what there is for bfloat16.
     #[cfg(target_arch = "x86_64")]
-    Avx512Vnni,
-    /// The same, and matrix units (AMX) that the kernel grants and that gave the right numbers at the start.
-    #[cfg(target_arch = "x86_64")]
-    Amx,
+    Avx512(Bf16),
+}
+
+/// What a processor has for products of bfloat16 with bfloat16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bf16 {
+    /// Nothing; weights are widened to 32 bits.
+    Widened,
+    /// Vector registers (AVX512-BF16).
+    Vectors,
+    /// Matrix units (AMX) that the kernel grants and that gave the right numbers at the start.
+    Tiles,
 }
 
 impl Instructions {
@@ -89,24 +98,28 @@ impl Instructions {
                 && is_x86_feature_detected!("avx512vnni")
                 && is_x86_feature_detected!("f16c")
             {
-                sets.push(Self::Avx512Vnni);
+                sets.push(Self::Avx512(Bf16::Widened));
+                if is_x86_feature_detected!("avx512bf16") {
+                    sets.push(Self::Avx512(Bf16::Vectors));
+                }
                 if amx::usable() {
-                    sets.push(Self::Amx);
+                    sets.push(Self::Avx512(Bf16::Tiles));
                 }
             }
         }
         sets
     }
 
-    pub(crate) fn are_matrix_units(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            self == Self::Amx
+    pub(crate) fn bf16(self) -> Bf16 {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(bf16) => bf16,
+            _ => Bf16::Widened,
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            false
-        }
+    }
+
+    pub(crate) fn multiply_bf16(self) -> bool {
+        self.bf16() != Bf16::Widened
     }
 
     /// The name that logs show.
@@ -117,9 +130,11 @@ impl Instructions {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => "avx512-vnni",
+            Self::Avx512(Bf16::Widened) => "avx512-vnni",
             #[cfg(target_arch = "x86_64")]
-            Self::Amx => "avx512-amx",
+            Self::Avx512(Bf16::Vectors) => "avx512-bf16",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(Bf16::Tiles) => "avx512-amx",
         }
     }
 }

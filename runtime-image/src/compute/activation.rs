@@ -1,10 +1,11 @@
-//! The input side of a matrix product: rows of floats and, for quantised weights or matrix units, what these are rounded to.
+//! The input side of a matrix product: rows of floats and, for weights of fewer bits, what these are rounded to.
 
 use super::Instructions;
 use super::elementwise;
-use super::matrix::{BLOCK, GROUP, Matrix};
+use super::matrix::{BLOCK, Matrix};
 use super::pages::Aligned;
 use super::pool::{Pool, Shares};
+use super::rounded::{ROW, Rounded};
 
 /// What products read of their input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +131,7 @@ impl Activation {
                     for (block, values) in values.chunks(BLOCK).enumerate() {
                         let at = Rounded::place(rows, columns.div_ceil(BLOCK), row, block);
                         // SAFETY: as above.
-                        let rounded = unsafe { quants.part(at, 2 * BLOCK) };
+                        let rounded = unsafe { quants.part(at, ROW) };
                         elementwise::round(instructions, values, rounded);
                         rounded[2 * values.len()..].fill(0);
                     }
@@ -143,43 +144,6 @@ impl Activation {
     pub(super) fn rounded(&self) -> Option<Rounded<'_>> {
         let (form, rows) = self.form;
         let blocks = self.columns.div_ceil(BLOCK);
-        (form == Form::Rounded).then(|| Rounded {
-            bytes: &self.quants.bytes()[..rows * blocks * 2 * BLOCK],
-            rows,
-            blocks,
-        })
-    }
-}
-
-/// Rows of bfloat16: `[16 rows][block][row][32 columns]`, less than sixteen rows in the last part, so that matrix units find the
-/// same block of neighbouring rows in one place. They take the bytes that blocks of whole numbers would.
-#[derive(Clone, Copy)]
-pub(super) struct Rounded<'a> {
-    bytes: &'a [u8],
-    rows: usize,
-    blocks: usize,
-}
-
-impl Rounded<'_> {
-    fn place(rows: usize, blocks: usize, row: usize, block: usize) -> usize {
-        let first = row / GROUP * GROUP;
-        let together = GROUP.min(rows - first);
-        (first * blocks + block * together + row - first) * 2 * BLOCK
-    }
-
-    /// Rows that there are.
-    pub(super) fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Blocks of a row, the last one perhaps not full.
-    pub(super) fn blocks(&self) -> usize {
-        self.blocks
-    }
-
-    /// A block of the rows from `row` on, which is the first of its part, and what lies between it and the next block of them.
-    pub(super) fn tile(&self, row: usize, block: usize) -> (&[u8], usize) {
-        let at = Self::place(self.rows, self.blocks, row, block);
-        (&self.bytes[at..], GROUP.min(self.rows - row) * 2 * BLOCK)
+        (form == Form::Rounded).then(|| Rounded::new(self.quants.bytes(), rows, blocks))
     }
 }

@@ -3,15 +3,15 @@
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 
-use super::Instructions;
 use super::activation::{Activation, Form};
 use super::matmul::{Product, multiply};
 use super::matrix::{BLOCK, Float, GROUP, Matrix};
 use super::pool::Pool;
+use super::{Bf16, Instructions};
 
 pub(super) mod bf16;
 
-/// Whether a processor with [`Instructions::Avx512Vnni`] has these units too, the kernel grants them, and a small product is right.
+/// Whether a processor with [`Instructions::Avx512`] has these units too, the kernel grants them, and a small product is right.
 pub(super) fn usable() -> bool {
     present() && granted() && right()
 }
@@ -62,7 +62,7 @@ fn right() -> bool {
     let mut pool = Pool::new(1);
     let mut product = |matrix: &Matrix, set: Instructions| {
         let mut input = Activation::new(rows, columns);
-        let form = Form::of(&[matrix], set == Instructions::Amx);
+        let form = Form::of(&[matrix], set.multiply_bf16());
         input.fill(&mut pool, set, rows, form, &|row, out| {
             out.copy_from_slice(&numbers[row * columns..][..columns]);
         });
@@ -76,7 +76,7 @@ fn right() -> bool {
     };
     let matrix = Matrix::from_floats(outputs, columns, &weights, Float::Bf16);
     let exact = product(&matrix, Instructions::Scalar);
-    let rounded = product(&matrix, Instructions::Amx);
+    let rounded = product(&matrix, Instructions::Avx512(Bf16::Tiles));
     // Each of the inputs, at most 1, is rounded by up to 1/256 of it.
     let near = |(one, other): (&f32, &f32)| (one - other).abs() < columns as f32 / 256.0;
     exact.iter().zip(&rounded).all(near)

@@ -11,6 +11,8 @@ use std::arch::x86_64::{
     _mm512_slli_epi32, _mm512_srli_epi16, _mm512_storeu_ps,
 };
 
+pub(super) mod bf16;
+
 use super::matmul::{BlockInput, GroupOutput};
 use super::matrix::{BLOCK, GROUP};
 use super::quants::NON_LINEAR;
@@ -64,6 +66,8 @@ macro_rules! by_tiles {
         }
     }};
 }
+
+use by_tiles;
 
 /// Writes the sums of a tile: for each row those of `G` groups.
 ///

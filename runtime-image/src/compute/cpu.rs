@@ -36,7 +36,7 @@ impl Cpu {
         Self {
             pool: Pool::new(threads),
             instructions,
-            rounds: dtype == Arithmetic::Auto && instructions.are_matrix_units(),
+            rounds: dtype == Arithmetic::Auto && instructions.multiply_bf16(),
             seat,
         }
     }

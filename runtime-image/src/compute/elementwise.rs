@@ -25,7 +25,7 @@ macro_rules! by_instructions {
                 fn with_avx2($($arg: $type),*) { $body($($arg),*) }
                 match instructions {
                     // SAFETY: the variant exists only where these instructions were detected.
-                    $crate::compute::Instructions::Avx512Vnni | $crate::compute::Instructions::Amx => return unsafe { with_avx512($($arg),*) },
+                    $crate::compute::Instructions::Avx512(_) => return unsafe { with_avx512($($arg),*) },
                     // SAFETY: as above.
                     $crate::compute::Instructions::Avx2 => return unsafe { with_avx2($($arg),*) },
                     $crate::compute::Instructions::Scalar => {}

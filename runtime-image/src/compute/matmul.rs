@@ -1,10 +1,9 @@
 //! Products of one input with one or more matrices, spread over the pool by groups of sixteen outputs, two at a time.
 
-use std::ops::Range;
-
-use super::activation::{Activation, Rounded};
+use super::activation::Activation;
 use super::matrix::{BLOCK, Float, GROUP, Matrix, Storage, in_pairs};
 use super::pool::{Pool, Shares};
+use super::rounded::{self, Part};
 use super::{Instructions, scalar};
 
 /// Rows of bfloat16 that one piece of work takes at most: so many inputs stay in a core's own cache while weights go by. Whole
@@ -31,18 +30,6 @@ impl BlockInput<'_> {
             self.quants[(row * self.blocks + block) * 2 * BLOCK..][..2 * BLOCK].split_at(BLOCK);
         std::array::from_fn(|k| i32::from(high[k]) * 128 + i32::from(low[k]))
     }
-}
-
-/// What matrix units multiply: some rows of an input rounded to bfloat16 and some groups of a matrix.
-pub(super) struct Part<'a> {
-    pub(super) input: Rounded<'a>,
-    pub(super) rows: Range<usize>,
-    /// The groups' numbers.
-    pub(super) weights: &'a [u8],
-    /// Where results go: the row-major output, what lies between its rows, and which columns are these groups'.
-    pub(super) values: Shares<f32>,
-    pub(super) stride: usize,
-    pub(super) outputs: Range<usize>,
 }
 
 /// Where one group's sixteen outputs go, for each row of the input.
@@ -74,7 +61,7 @@ pub struct Product<'a> {
 }
 
 /// Multiplies the first `rows` rows of `input` with each matrix. The input must have been quantised if a matrix is; where it was
-/// rounded to bfloat16, matrix units multiply it with matrices of that.
+/// rounded to bfloat16, matrices of that are multiplied with what it was rounded to.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -111,8 +98,8 @@ pub fn multiply(
         sums: &input.sums,
     };
     let floats = &input.values[..rows * columns];
-    let rounded = input.rounded();
-    let (band_rows, most) = match rounded {
+    let rounded_input = input.rounded();
+    let (band_rows, most) = match rounded_input {
         Some(input) => {
             assert!(rows <= input.rows(), "every row was rounded");
             let even = rows.div_ceil(rows.div_ceil(BAND).max(1));
@@ -125,7 +112,7 @@ pub fn multiply(
     // Several pieces a thread, so that one that is held up can be helped; not so many that claiming shows.
     let per_piece = (groups * bands / (pool.threads() * 6)).clamp(1, most);
     // Kernels take two or four groups at a time where they can.
-    let per_piece = per_piece.next_multiple_of(if rounded.is_some() { 4 } else { 2 });
+    let per_piece = per_piece.next_multiple_of(if rounded_input.is_some() { 4 } else { 2 });
     let per_band = groups.div_ceil(per_piece);
     pool.run(bands * per_band, &|piece| {
         let (band, piece) = (piece / per_band, piece % per_band);
@@ -139,26 +126,23 @@ pub fn multiply(
             };
             let group = index - before;
             let last = matrix.groups().min(end - before);
-            if let (Some(input), Storage::Bf16(weights)) = (rounded, matrix.storage()) {
+            if let (Some(input), Storage::Bf16(weights)) = (rounded_input, matrix.storage()) {
                 let first = band * band_rows;
                 let size = Float::Bf16.group_bytes(columns);
-                assert!(
-                    instructions.are_matrix_units(),
-                    "who rounds has units for it"
-                );
-                multiply_rounded(&Part {
+                let part = Part {
                     input,
                     rows: first..rows.min(first + band_rows),
                     weights: &weights.bytes()[group * size..last * size],
                     values: *values,
                     stride: matrix.rows(),
                     outputs: group * GROUP..matrix.rows().min(last * GROUP),
-                });
+                };
+                rounded::multiply(instructions.bf16(), &part);
                 index = before + last;
                 continue;
             }
             if band > 0 {
-                // The first band has all rows of what units do not multiply.
+                // The first band has all rows of what is not rounded.
                 index = before + last;
                 continue;
             }
@@ -242,17 +226,6 @@ fn one_by_one<'a, const G: usize>(
     bytes.chunks_exact(bytes.len() / G).zip(outs)
 }
 
-/// Groups of a bfloat16 matrix with inputs that are rounded to it.
-fn multiply_rounded(part: &Part<'_>) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the units are there. Bands and inputs begin with whole pairs of tiles, and weights and outputs have the part's size.
-    unsafe {
-        super::amx::bf16::multiply(part);
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = part;
-}
-
 /// Groups of a float matrix; `KIND` 0 is f32, 1 f16, 2 bf16.
 fn multiply_floats<const KIND: u8, const G: usize>(
     instructions: Instructions,
@@ -264,7 +237,7 @@ fn multiply_floats<const KIND: u8, const G: usize>(
     match instructions {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the variant stands for detected instructions; slices have the groups' size.
-        Instructions::Avx512Vnni | Instructions::Amx => unsafe {
+        Instructions::Avx512(_) => unsafe {
             super::avx512::floats::<KIND, G>(weights, floats, columns, rows, outs);
         },
         #[cfg(target_arch = "x86_64")]
@@ -299,7 +272,7 @@ fn multiply_bytes<const NAMED: bool, const G: usize>(
     match instructions {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the variant stands for detected instructions; slices have the groups' size.
-        Instructions::Avx512Vnni | Instructions::Amx => unsafe {
+        Instructions::Avx512(_) => unsafe {
             super::avx512::q8::<NAMED, G>(quants, scales, blocks, outs);
         },
         #[cfg(target_arch = "x86_64")]
@@ -330,7 +303,7 @@ fn multiply_nibbles<const G: usize>(
     match instructions {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the variant stands for detected instructions; slices have the groups' size.
-        Instructions::Avx512Vnni | Instructions::Amx => unsafe {
+        Instructions::Avx512(_) => unsafe {
             super::avx512::q4(quants, scales, mins, blocks, outs);
         },
         #[cfg(target_arch = "x86_64")]

@@ -20,7 +20,7 @@ pub(crate) enum Storage {
     F32(Aligned),
     /// IEEE half: the same order.
     F16(Aligned),
-    /// bfloat16: `[group][pair of columns][16 rows][2 columns]`, zeros up to whole blocks of columns: as matrix units read it.
+    /// bfloat16: `[group][pair of columns][16 rows][2 columns]`, zeros up to whole blocks of columns: as products of bfloat16 read it.
     Bf16(Aligned),
     /// `w = scale * (byte - 128)`. Quants `[group][block][8][16 rows][4 columns]`, scales as halves `[group][block][16 rows]`.
     Q8 { quants: Aligned, scales: Aligned },

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use chandler_runtime::compute::{Arithmetic, has_matrix_units};
+use chandler_runtime::compute::{Arithmetic, multiplies_bf16};
 use chandler_runtime::engine::{Engine, EngineLimits, Event, Finish, TokenLogprobs};
 use chandler_runtime::metrics::Metrics;
 use chandler_runtime::model::{self, Capacity, Setup};
@@ -37,10 +37,10 @@ pub(crate) const ROOMY: Settings = Settings {
 /// Both ways to compute, where this machine has both.
 #[expect(clippy::print_stdout, reason = "what is not tested is told")]
 pub(crate) fn arithmetics() -> Vec<Arithmetic> {
-    if has_matrix_units() {
+    if multiplies_bf16() {
         return vec![Arithmetic::Float32, Arithmetic::Auto];
     }
-    println!("no AMX: rounded inputs are not tested");
+    println!("neither AVX512-BF16 nor AMX: rounded inputs are not tested");
     vec![Arithmetic::Float32]
 }
 
@@ -248,7 +248,10 @@ async fn change_no_bit_of_an_answer(roomy: Settings) {
         let text = metrics.text();
         if settings.blocks == tight.blocks {
             assert!(!text.contains("vllm:num_preemptions_total{model_name=\"tiny\"} 0"));
-            assert_eq!(metrics.confirmed.get() > 0, !settings.ahead);
+            // Whether an answer repeats itself is known of the arithmetic that is the same on every processor.
+            if settings.dtype == Arithmetic::Float32 {
+                assert_eq!(metrics.confirmed.get() > 0, !settings.ahead);
+            }
         }
         until(|| metrics.running.get() == 0).await;
         assert!(

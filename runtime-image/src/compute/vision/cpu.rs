@@ -4,13 +4,13 @@ use super::look::{Cache, MOST, look};
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
 use super::{LayerNorm, Look, Span, Vision, rows};
-use crate::compute::Instructions;
 use crate::compute::activation::{Activation, Form};
 use crate::compute::backend::Heads;
 use crate::compute::cpu::{Cpu, Rows};
 use crate::compute::elementwise;
 use crate::compute::matrix::Matrix;
 use crate::compute::pool::Shares;
+use crate::compute::{Bf16, Instructions};
 
 /// Numbers of the queries that one piece of work keeps beside it.
 const SCRATCH: usize = 32_768;
@@ -18,7 +18,11 @@ const SCRATCH: usize = 32_768;
 /// Queries that one piece takes at most where they are rounded to bfloat16: so many that rounding their keys is worth it.
 const MANY: usize = 256;
 
-/// Attends for a product that reads its input in a form: in bfloat16 where that does.
+/// Whether attention for a product that reads its input in a form is in bfloat16 too.
+fn by_tiles(instructions: Instructions, form: Form) -> bool {
+    form == Form::Rounded && instructions.bf16() == Bf16::Tiles
+}
+
 fn attend(
     instructions: Instructions,
     form: Form,
@@ -28,8 +32,8 @@ fn attend(
     out: &mut [f32],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if form == Form::Rounded {
-        // SAFETY: the form is taken only where the units are usable.
+    if by_tiles(instructions, form) {
+        // SAFETY: the units are there.
         unsafe { tiles::look(queries, spans, cache, out) };
         return;
     }
@@ -149,7 +153,11 @@ impl Vision for Cpu {
         let all = heads.queries * width;
         // A piece is some rows of one look and one head of keys; queries that share keys read them once.
         let form = self.form(&[feeds]);
-        let most = if form == Form::Rounded { MANY } else { MOST };
+        let most = if by_tiles(instructions, form) {
+            MANY
+        } else {
+            MOST
+        };
         let most = most.min(SCRATCH / width);
         let together = (most / group).max(1);
         let pieces: Vec<(&Look, std::ops::Range<usize>)> = looks

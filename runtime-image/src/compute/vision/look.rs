@@ -39,7 +39,7 @@ pub(super) fn look(
     assert!(queries.len() <= MOST * cache.width && out.len() == queries.len());
     match instructions {
         #[cfg(target_arch = "x86_64")]
-        Instructions::Avx512Vnni | Instructions::Amx => {
+        Instructions::Avx512(_) => {
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
             fn with_avx512(queries: &[f32], spans: &[Span], cache: Cache<'_>, out: &mut [f32]) {
                 // SAFETY: the instructions are there.

@@ -390,7 +390,7 @@ impl Piece {
 mod tests {
     use super::*;
     use crate::compute::vision::look::{MOST, look as plain_look};
-    use crate::compute::{Instructions, has_matrix_units};
+    use crate::compute::{Bf16, Instructions};
 
     fn wave(count: usize, step: f32) -> Vec<f32> {
         (0..count)
@@ -400,7 +400,7 @@ mod tests {
 
     #[test]
     fn is_close_to_that_of_floats_and_the_same_in_any_company() {
-        if !has_matrix_units() {
+        if Instructions::detect().bf16() != Bf16::Tiles {
             println!("no AMX: attention in bfloat16 is not tested");
             return;
         }
