@@ -102,14 +102,24 @@ async fn deploy_and_watch_images(story: &Story) -> Result<BTreeSet<(String, Stri
     let answer = story.endpoint(&ready).await?.ask(NAME, QUESTION).await?;
     ensure!(answer.text().contains("Paris"), "{answer:?}");
     let cluster = &story.world.cluster;
-    let mut templates: Vec<Value> = Vec::new();
-    for job in cluster.list(JOB, &story.namespace, "").await? {
-        ensure!(
-            job["status"]["succeeded"] == 1,
-            "a Job has not succeeded: {job}"
-        );
-        templates.push(job["spec"]["template"].clone());
-    }
+    // A pod tells what it found before its Job is counted as done.
+    let jobs = until(
+        Duration::from_secs(60),
+        "every Job to succeed",
+        async || {
+            let jobs = cluster.list(JOB, &story.namespace, "").await?;
+            let waiting = jobs.iter().find(|job| job["status"]["succeeded"] != 1);
+            Ok(match waiting {
+                None => Seen::Yes(jobs),
+                Some(job) => Seen::NotYet(format!("{} {}", job["metadata"]["name"], job["status"])),
+            })
+        },
+    )
+    .await?;
+    let mut templates: Vec<Value> = jobs
+        .iter()
+        .map(|job| job["spec"]["template"].clone())
+        .collect();
     templates.extend(cluster.list(POD, &story.namespace, SERVING).await?);
     templates
         .iter()
