@@ -10,14 +10,18 @@ use std::sync::Arc;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::compute::Instructions;
+use crate::compute::elementwise::by_instructions;
 use crate::weights::LoadError;
 use crate::weights::sight::Sight;
 
+mod bands;
 pub mod budget;
 pub mod decode;
 pub mod resize;
 pub mod tiles;
 
+use bands::by_bands;
 use budget::{Budget, Kept};
 pub use decode::{PictureError, Rgb};
 use tiles::Fit;
@@ -180,17 +184,15 @@ impl Preparation {
         let side = self.side;
         let tile = 3 * side * side;
         let mut pixels = vec![0; rows * columns * tile];
-        for (y, line) in resized.pixels.chunks_exact(3 * width).enumerate() {
-            for (part, line) in line.chunks(3 * side).enumerate() {
-                let index = y / side * columns + part;
-                for channel in 0..3 {
-                    let at = index * tile + (channel * side + y % side) * side;
-                    for (to, from) in pixels[at..].iter_mut().zip(line.chunks_exact(3)) {
-                        *to = from[channel];
-                    }
-                }
-            }
-        }
+        let digests = by_bands(&mut pixels, tile, |first, band| {
+            let digest = |(index, pixels): (usize, &mut [u8])| -> [u8; 32] {
+                let (row, column) = ((first + index) / columns, (first + index) % columns);
+                cut(&resized, row * side, column * side, side, pixels);
+                Sha256::digest(pixels).into()
+            };
+            let tiles = band.chunks_exact_mut(tile).enumerate();
+            tiles.map(digest).collect::<Vec<_>>()
+        });
         let arrangement = self
             .arrangements
             .iter()
@@ -200,7 +202,9 @@ impl Preparation {
         hash.update([RULES]);
         hash.update((arrangement as u64).to_le_bytes());
         hash.update((side as u64).to_le_bytes());
-        hash.update(&pixels);
+        for digest in digests.iter().flatten() {
+            hash.update(digest);
+        }
         Picture {
             arrangement,
             tiles: rows * columns,
@@ -224,6 +228,40 @@ impl Preparation {
         let size = picture.pixels.len() as u64;
         picture.kept = Some(self.budget.keep(size).ok_or(PictureError::Full)?);
         Ok(Arc::new(picture))
+    }
+}
+
+/// Writes what a tile shows of a picture, from this row and column on, channel by channel.
+fn cut(picture: &Rgb, row: usize, column: usize, side: usize, tile: &mut [u8]) {
+    let width = side.min(picture.width.saturating_sub(column));
+    let (red, others) = tile.split_at_mut(side * side);
+    let (green, blue) = others.split_at_mut(side * side);
+    let lines = picture.pixels.chunks_exact(3 * picture.width).skip(row);
+    for (y, line) in lines.take(side).enumerate() {
+        let channels = [&mut *red, &mut *green, &mut *blue];
+        let [red, green, blue] = channels.map(|channel| &mut channel[y * side..][..width]);
+        if width > 0 {
+            part(
+                Instructions::detect(),
+                &line[3 * column..],
+                red,
+                green,
+                blue,
+            );
+        }
+    }
+}
+
+by_instructions! {
+    /// Parts the channels of as many pixels as there is room for.
+    fn part(pixels: &[u8], red: &mut [u8], green: &mut [u8], blue: &mut [u8]) = part_body
+}
+
+#[inline(always)]
+fn part_body(pixels: &[u8], red: &mut [u8], green: &mut [u8], blue: &mut [u8]) {
+    let channels = red.iter_mut().zip(green).zip(blue);
+    for (((red, green), blue), pixel) in channels.zip(pixels.as_chunks::<3>().0) {
+        [*red, *green, *blue] = *pixel;
     }
 }
 

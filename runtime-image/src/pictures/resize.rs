@@ -3,10 +3,8 @@
 //!
 //! Faster crates round their weights to 15 bits and come out a step off (docs/decisions/0110).
 
-use std::num::NonZero;
-use std::thread;
-
 use super::Rgb;
+use super::bands::by_bands;
 use crate::compute::Instructions;
 use crate::compute::elementwise::by_instructions;
 
@@ -72,27 +70,6 @@ const TOGETHER: usize = 4;
 
 /// Numbers of a pixel of so many lines.
 const WIDE: usize = 4 * TOGETHER;
-
-/// Bytes of a result for which a thread of its own is worth it.
-const WORTH: usize = 1 << 18;
-
-/// Calls `work` with the first line and the bytes of each band of lines, each on a thread of its own.
-fn by_bands(bytes: &mut [u8], line: usize, work: impl Fn(usize, &mut [u8]) + Sync) {
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    let bands = processors.min(bytes.len() / WORTH).max(1);
-    let lines = (bytes.len() / line).div_ceil(bands).max(1);
-    thread::scope(|scope| {
-        let work = &work;
-        let mut bands = bytes.chunks_mut(lines * line).enumerate();
-        let own = bands.next();
-        for (index, band) in bands {
-            scope.spawn(move || work(index * lines, band));
-        }
-        if let Some((_, band)) = own {
-            work(0, band);
-        }
-    });
-}
 
 /// Brings a picture to this size.
 #[must_use]
