@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use chandler_runtime::engine::Event;
 use chandler_runtime::pictures::Picture;
 use chandler_runtime::request::{GenerateRequest, PromptPicture, Sampling};
 use futures::future::join_all;
@@ -201,6 +202,37 @@ async fn who_leaves_while_a_picture_is_encoded_gives_all_back() {
     let empty = "kv_cache_usage_perc{model_name=\"tiny\"} 0.0";
     until(|| metrics.text().contains(empty)).await;
     engine.idle().await;
+}
+
+#[tokio::test]
+async fn answers_go_on_while_a_picture_is_encoded() {
+    let gallery = gallery();
+    let (engine, _) = start_on(&fixture("model"), ROOMY);
+    let submit = |shown: &[(usize, usize)]| {
+        let permit = engine.admit().unwrap();
+        let request = showing(&gallery, 60, 8, shown, 900);
+        engine.submit(request, permit).unwrap()
+    };
+    let mut text = submit(&[]);
+    text.next().await.unwrap();
+    let mut shows = submit(&[(4, 1)]);
+    let mut meanwhile = 0;
+    loop {
+        tokio::select! {
+            // Whatever came meanwhile is counted, also where this thread was held up.
+            biased;
+            token = text.next() => match token.unwrap() {
+                Event::Text { .. } => meanwhile += 1,
+                _ => break,
+            },
+            first = shows.next() => {
+                first.unwrap();
+                break;
+            }
+        }
+    }
+    // Each step computes a token of the text and one stage of the picture, of which there are more.
+    assert!(meanwhile >= 4, "{meanwhile} tokens");
 }
 
 #[tokio::test]
