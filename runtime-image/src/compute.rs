@@ -138,3 +138,9 @@ impl Instructions {
         }
     }
 }
+
+/// Numbers from -1 to 1 to try a kernel with.
+#[cfg(any(test, target_arch = "x86_64"))]
+fn wave(count: usize, step: f32) -> Vec<f32> {
+    (0..count).map(|at| (at as f32 * step).sin()).collect()
+}

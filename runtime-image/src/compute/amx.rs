@@ -7,7 +7,7 @@ use super::activation::{Activation, Form};
 use super::matmul::{Product, multiply};
 use super::matrix::{BLOCK, Float, GROUP, Matrix};
 use super::pool::Pool;
-use super::{Bf16, Instructions};
+use super::{Bf16, Instructions, wave};
 
 pub(super) mod bf16;
 
@@ -55,9 +55,6 @@ fn granted() -> bool {
 /// Compares a product with that of 32-bit inputs.
 fn right() -> bool {
     let (rows, columns, outputs) = (2 * GROUP + 3, 3 * BLOCK, 2 * GROUP + 5);
-    let wave = |count: usize, step: f32| -> Vec<f32> {
-        (0..count).map(|at| (at as f32 * step).sin()).collect()
-    };
     let (weights, numbers) = (wave(outputs * columns, 0.7), wave(rows * columns, 1.3));
     let mut pool = Pool::new(1);
     let mut product = |matrix: &Matrix, set: Instructions| {

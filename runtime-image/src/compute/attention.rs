@@ -151,40 +151,28 @@ fn add_values<const N: usize>(
     out: &mut [f32],
     width: usize,
 ) {
-    let mut first = 0;
-    while first + STRIP <= width {
-        add_strip::<N, STRIP>(
-            weights,
-            &values[first..],
-            fade,
-            visible,
-            &mut out[first..],
-            width,
-        );
-        first += STRIP;
+    let first = add_strips::<N, STRIP>(0, weights, values, fade, visible, out, width);
+    let first = add_strips::<N, LANES>(first, weights, values, fade, visible, out, width);
+    add_strips::<N, 1>(first, weights, values, fade, visible, out, width);
+}
+
+/// Adds as many whole strips as there are from `first` on; where they end.
+#[inline(always)]
+fn add_strips<const N: usize, const WIDE: usize>(
+    mut first: usize,
+    weights: &[[f32; TOKENS]; N],
+    values: &[f32],
+    fade: &[f32; N],
+    visible: usize,
+    out: &mut [f32],
+    width: usize,
+) -> usize {
+    while first + WIDE <= width {
+        let (values, out) = (&values[first..], &mut out[first..]);
+        add_strip::<N, WIDE>(weights, values, fade, visible, out, width);
+        first += WIDE;
     }
-    while first + LANES <= width {
-        add_strip::<N, LANES>(
-            weights,
-            &values[first..],
-            fade,
-            visible,
-            &mut out[first..],
-            width,
-        );
-        first += LANES;
-    }
-    while first < width {
-        add_strip::<N, 1>(
-            weights,
-            &values[first..],
-            fade,
-            visible,
-            &mut out[first..],
-            width,
-        );
-        first += 1;
-    }
+    first
 }
 
 #[inline(always)]
@@ -219,7 +207,7 @@ fn add_strip<const N: usize, const WIDE: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compute::Instructions;
+    use crate::compute::{Instructions, wave};
 
     #[test]
     fn equals_the_definition_for_lengths_inside_and_across_blocks() {
@@ -233,11 +221,6 @@ mod tests {
 
     fn check(width: usize, heads: usize, length: usize) {
         let stride = width * TOKENS;
-        let wave = |count: usize, step: f32| {
-            (0..count)
-                .map(|i| (i as f32 * step).sin())
-                .collect::<Vec<f32>>()
-        };
         let (keys, values) = (wave(stride * 4, 0.37), wave(stride * 4, 0.73));
         let queries = wave(width * heads, 1.1);
         let blocks = [2_u32, 0, 3];

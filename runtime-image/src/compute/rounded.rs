@@ -142,15 +142,11 @@ pub(super) fn multiply(by: Bf16, part: &Part<'_>) {
 mod tests {
     use half::bf16;
 
-    use crate::compute::Instructions;
     use crate::compute::activation::{Activation, Form};
     use crate::compute::matmul::{self, BAND, Product};
     use crate::compute::matrix::{Float, Matrix};
     use crate::compute::pool::Pool;
-
-    fn wave(count: usize, step: f32) -> Vec<f32> {
-        (0..count).map(|at| (at as f32 * step).sin()).collect()
-    }
+    use crate::compute::{Instructions, wave};
 
     /// The instruction sets that multiply bfloat16.
     fn sets() -> Vec<Instructions> {

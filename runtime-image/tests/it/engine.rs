@@ -94,10 +94,10 @@ impl Answer {
     }
 }
 
-pub(crate) async fn ask(
-    engine: &Engine,
-    request: GenerateRequest,
-) -> (Vec<Option<TokenLogprobs>>, Vec<Answer>) {
+/// Log probabilities of a prompt, and its answers.
+type Answered = (Vec<Option<TokenLogprobs>>, Vec<Answer>);
+
+pub(crate) async fn ask(engine: &Engine, request: GenerateRequest) -> Answered {
     let choices = request.choices;
     let permit = engine.admit_choices(choices).unwrap();
     let mut generation = engine.submit(request, permit).unwrap();
@@ -129,6 +129,15 @@ pub(crate) async fn ask(
         }
     }
     (prompt, answers)
+}
+
+/// Equal floats of one sign have equal bits.
+pub(crate) fn assert_same(one: &Answered, other: &Answered, context: &str) {
+    assert_eq!(one.0, other.0, "{context}: prompt");
+    for (one, other) in one.1.iter().zip(&other.1) {
+        assert_eq!(one.tokens, other.tokens, "{context}");
+        assert_eq!((&one.text, one.finish), (&other.text, other.finish));
+    }
 }
 
 pub(crate) fn request(prompt: Vec<u32>, most_tokens: usize) -> GenerateRequest {
@@ -236,12 +245,7 @@ async fn change_no_bit_of_an_answer(roomy: Settings) {
             let together = futures::future::join_all(asked).await;
             for (index, (one, other)) in alone.iter().zip(together).enumerate() {
                 let context = format!("request {index} in round {round} with {settings:?}");
-                assert_eq!(one.0, other.0, "{context}: prompt");
-                for (one, other) in one.1.iter().zip(&other.1) {
-                    // Equal floats of one sign have equal bits.
-                    assert_eq!(one.tokens, other.tokens, "{context}");
-                    assert_eq!((&one.text, one.finish), (&other.text, other.finish));
-                }
+                assert_same(one, &other, &context);
             }
         }
         assert!(metrics.prefix_hits.get() > 0);

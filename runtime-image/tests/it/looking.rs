@@ -8,7 +8,7 @@ use chandler_runtime::pictures::Picture;
 use chandler_runtime::request::{GenerateRequest, PromptPicture, Sampling};
 use futures::future::join_all;
 
-use crate::engine::{ROOMY, Settings, arithmetics, ask, request, start_on, until};
+use crate::engine::{ROOMY, Settings, arithmetics, ask, assert_same, request, start_on, until};
 use crate::pictures::preparation;
 use crate::vision::{PICTURE, cases, fixture};
 
@@ -120,11 +120,7 @@ async fn change_no_bit_of_an_answer(roomy: Settings) {
             let together = join_all(asked.map(|request| ask(&engine, request))).await;
             for (index, (one, other)) in alone.iter().zip(together).enumerate() {
                 let context = format!("request {index}, round {round}, {settings:?}");
-                assert_eq!(one.0, other.0, "{context}: prompt");
-                for (one, other) in one.1.iter().zip(&other.1) {
-                    assert_eq!(one.tokens, other.tokens, "{context}");
-                    assert_eq!((&one.text, one.finish), (&other.text, other.finish));
-                }
+                assert_same(one, &other, &context);
             }
         }
         let text = metrics.text();

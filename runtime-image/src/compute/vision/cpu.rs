@@ -23,6 +23,7 @@ fn by_tiles(instructions: Instructions, form: Form) -> bool {
     form == Form::Rounded && instructions.bf16() == Bf16::Tiles
 }
 
+/// Attends for a product that reads its input in a form.
 fn attend(
     instructions: Instructions,
     form: Form,

@@ -325,12 +325,7 @@ impl Block<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn wave(count: usize, step: f32) -> Vec<f32> {
-        (0..count)
-            .map(|index| (index as f32 * step).sin())
-            .collect()
-    }
+    use crate::compute::wave;
 
     fn span(blocks: &[u32], keys: std::ops::Range<usize>, repeats: u32) -> Span {
         Span {

@@ -390,13 +390,7 @@ impl Piece {
 mod tests {
     use super::*;
     use crate::compute::vision::look::{MOST, look as plain_look};
-    use crate::compute::{Bf16, Instructions};
-
-    fn wave(count: usize, step: f32) -> Vec<f32> {
-        (0..count)
-            .map(|index| (index as f32 * step).sin())
-            .collect()
-    }
+    use crate::compute::{Bf16, Instructions, wave};
 
     #[test]
     fn is_close_to_that_of_floats_and_the_same_in_any_company() {
