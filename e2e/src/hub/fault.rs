@@ -259,6 +259,8 @@ fn spoil(response: Response, effect: &Effect) -> Response {
         _ if !parts.status.is_success() => None,
         (Some(bytes), _, _) => Some(bytes),
         (None, Some(percent), Some(length)) => Some(length * percent.min(100) / 100),
+        // More was announced than there is.
+        (None, None, Some(length)) if effect.length_off_by > Some(0) => Some(length),
         _ => None,
     };
     let spoiler = Spoiler {
@@ -283,6 +285,10 @@ fn spoil(response: Response, effect: &Effect) -> Response {
 
 impl Spoiler {
     async fn piece(&mut self) -> io::Result<Option<Bytes>> {
+        if self.cut_after.is_some_and(|end| self.sent >= end) {
+            tokio::time::sleep(FLUSH_BEFORE_CUT).await;
+            return Err(io::Error::other("cut by a fault"));
+        }
         while self.held.is_empty() {
             match self.body.next().await {
                 Some(chunk) => self.held = chunk.map_err(io::Error::other)?,
@@ -296,10 +302,6 @@ impl Spoiler {
             tokio::time::sleep_until(self.started + due).await;
         }
         if let Some(cut_after) = self.cut_after {
-            if self.sent >= cut_after {
-                tokio::time::sleep(FLUSH_BEFORE_CUT).await;
-                return Err(io::Error::other("cut by a fault"));
-            }
             size = size.min(cut_after - self.sent);
         }
         let size = usize::try_from(size).map_err(io::Error::other)?;

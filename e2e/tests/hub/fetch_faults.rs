@@ -501,6 +501,8 @@ fn in_parts(name: &str, comes: Comes, fault: &Value) -> Comes {
         "refused by the content's host" if fault["then"]["status"] == 416 => MISMATCH,
         // The part itself is short, which says nothing of the file's size.
         "a byte less announced" => UNREACHABLE,
+        // The part is complete before the connection ends.
+        "a byte more announced" => Done,
         // Nobody asked for a part before.
         "a part of a larger file" => MISMATCH,
         _ => comes,
