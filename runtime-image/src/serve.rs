@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::answer::{Answer, Failure, Reason};
+use crate::compute::cuda::launches::THIN_ROWS;
 use crate::config::{Config, ServeArgs};
 use crate::device::{self, Place, Settled};
 use crate::engine::{Death, Engine, EngineLimits, Event, Interrupted};
@@ -35,6 +36,8 @@ use crate::weights::{LoadError, folder};
 
 /// Time for connections to end after the last answer.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Rows of a card's first step: so many that it takes its code for large products.
+const CARD_ROWS: usize = THIN_ROWS + 1;
 
 /// Why `serve` ended other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -313,6 +316,8 @@ async fn start(
         guesses: config.speculative_tokens,
     };
     let vocabulary = model.vocabulary().min(tokenizer.size());
+    let rows = if model.chooses() { CARD_ROWS } else { 1 };
+    let rows = rows.min(context_length.saturating_sub(1)).max(1);
     tracing::info!(seconds = begun.elapsed().as_secs_f64(), %main_type, context_length, "loaded the model");
     let facts = Facts {
         main_type,
@@ -331,7 +336,7 @@ async fn start(
         Arc::clone(&app.metrics),
     )
     .map_err(ServeError::Start)?;
-    match first_step(&engine).await {
+    match first_steps(&engine, rows).await {
         Ok(()) => {}
         Err(error @ Interrupted::Sample(_)) => {
             return Err(ServeError::Engine(error.to_string()));
@@ -362,18 +367,18 @@ fn ended(death: Result<Option<Death>, RecvError>) -> ServeError {
     }
 }
 
-/// Generates one token, so that the first request finds everything in place.
-async fn first_step(engine: &Engine) -> Result<(), Interrupted> {
+/// Generates a token after so many, and where these are several one more, so that the first request finds everything in place.
+async fn first_steps(engine: &Engine, rows: usize) -> Result<(), Interrupted> {
     let Ok(permit) = engine.admit() else {
         return Ok(());
     };
     let ending = Ending {
-        most_tokens: 1,
+        most_tokens: rows.min(2),
         texts: Vec::new(),
         tokens: Vec::new(),
         ignores_end_tokens: true,
     };
-    let request = GenerateRequest::new(vec![0], Sampling::greedy(), ending);
+    let request = GenerateRequest::new(vec![0; rows], Sampling::greedy(), ending);
     let mut generation = engine.submit(request, permit)?;
     while !matches!(generation.next().await?, Event::Finished { .. }) {}
     Ok(())

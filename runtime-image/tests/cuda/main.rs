@@ -18,6 +18,7 @@ mod engine;
 mod golden;
 #[path = "../it/laid_out.rs"]
 mod laid_out;
+mod products;
 mod reference;
 mod serving;
 

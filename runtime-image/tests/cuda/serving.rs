@@ -74,6 +74,7 @@ async fn a_lost_card_makes_the_pod_unready_with_the_reason_and_ends_the_process(
         assert!(!served.is_finished(), "it loads");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    assert!(card.products() > 0, "large products are tried first");
     let (_, status) = get("/status").await;
     assert!(status.contains("\"device\":\"cuda\""), "{status}");
     let ask = || {

@@ -1,6 +1,6 @@
 //! What every model asks of the card.
 
-use super::card::{Address, Buffer, CardError, Gemm, Number};
+use super::card::{ALIGNMENT, Address, Buffer, CardError, Gemm, Number};
 use super::launches::{
     self, Factor, Kind, MOST_BLOCKS, MOST_FACTORS, Norm, Stored, THIN_ROWS, check_heads,
 };
@@ -334,10 +334,19 @@ impl Cuda {
         let (matrix, out) = (product.matrix, product.out.row(0));
         let (factor, columns) = (matrix.factor(out), matrix.columns);
         let at = input.buffer.address();
-        if self.settings.invariant {
-            self.launch(&launches::same_bits(matrix.kind, factor, at, columns, rows));
+        if !self.settings.invariant && self.by_library(at, rows, product) {
             return;
         }
+        self.launch(&match matrix.kind {
+            Kind::Bf16 | Kind::F16 => launches::same_bits(matrix.kind, factor, at, columns, rows),
+            kind => launches::thin(kind, &[factor], at, columns, rows),
+        });
+    }
+
+    /// The same as the card's own large products; false where it has none for it.
+    fn by_library(&self, input: Address, rows: usize, product: &Product<'_, Self>) -> bool {
+        let (matrix, out) = (product.matrix, product.out.row(0));
+        let (factor, columns) = (matrix.factor(out), matrix.columns);
         let mut gemm = Gemm {
             number: match matrix.kind {
                 Kind::F32 => Number::F32,
@@ -347,36 +356,34 @@ impl Cuda {
             rows,
             outputs: matrix.outputs,
             inputs: columns,
-            input: at,
+            input,
             matrix: factor.weights,
             out,
             stride: product.out.width,
         };
         if matches!(matrix.kind, Kind::F32 | Kind::F16 | Kind::Bf16) {
-            self.gemm(&gemm);
-            return;
+            return self.gemm(&gemm);
         }
-        // A part of the outputs at a time, as floats.
-        let together = (self.settings.scratch / (2 * columns)).clamp(1, MOST_BLOCKS);
+        // A part of the outputs at a time, as floats; so many that each part begins where the card's products may.
+        let most = (self.settings.scratch / (2 * columns)).min(MOST_BLOCKS);
+        let together = most - most % (ALIGNMENT / 4);
         gemm.matrix = self.widened.address();
-        for first in (0..matrix.outputs).step_by(together) {
+        let part = |first: usize| {
             gemm.outputs = together.min(matrix.outputs - first);
             gemm.out = out.after(first * 4);
             let part = (factor, matrix.kind, columns);
-            self.launch(&launches::dequantise(
-                part,
-                first,
-                gemm.outputs,
-                gemm.matrix,
-            ));
-            self.gemm(&gemm);
-        }
+            let widened = launches::dequantise(part, first, gemm.outputs, gemm.matrix);
+            self.launch(&widened);
+            self.gemm(&gemm)
+        };
+        together > 0 && (0..matrix.outputs).step_by(together).all(part)
     }
 
-    fn gemm(&self, gemm: &Gemm) {
-        if self.sound() {
-            self.measure(Part::Products);
-            self.note(self.card.gemm(gemm));
+    fn gemm(&self, gemm: &Gemm) -> bool {
+        if !self.sound() {
+            return true;
         }
+        self.measure(Part::Products);
+        self.note(self.card.gemm(gemm)).unwrap_or(true)
     }
 }

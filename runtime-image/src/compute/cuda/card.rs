@@ -8,9 +8,9 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CardError {
     /// There is no room for so many bytes.
-    #[error("the card has no room for {asked} bytes more")]
+    #[error("the card has no room{}", more(*asked))]
     Memory {
-        /// Bytes.
+        /// Bytes; 0 where nobody says how many.
         asked: usize,
     },
     /// The card does not answer any more, or answers wrongly: only a new process can go on.
@@ -19,6 +19,13 @@ pub enum CardError {
     /// It cannot do this.
     #[error("the card failed: {0}")]
     Failed(String),
+}
+
+fn more(asked: usize) -> String {
+    if asked == 0 {
+        return String::new();
+    }
+    format!(" for {asked} bytes more")
 }
 
 /// A place in the card's memory; 0 is none.
@@ -120,6 +127,9 @@ impl Number {
         }
     }
 }
+
+/// What addresses in a [`Gemm`] are multiples of, in bytes, as memory of a card is.
+pub const ALIGNMENT: usize = 256;
 
 /// `out = input * matrix^T` in f32: every row of the input with every row of the matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,11 +247,11 @@ pub trait Card: Send + Sync {
     /// When there is no such kernel or the card fails.
     fn launch(&self, launch: &Launch) -> Result<(), CardError>;
 
-    /// A large product.
+    /// A large product; false where the card has no way to compute one of these sizes.
     ///
     /// # Errors
     /// When the card fails.
-    fn gemm(&self, gemm: &Gemm) -> Result<(), CardError>;
+    fn gemm(&self, gemm: &Gemm) -> Result<bool, CardError>;
 
     /// Waits until everything is done.
     ///

@@ -256,7 +256,7 @@ impl Card for Driver {
         })
     }
 
-    fn gemm(&self, gemm: &Gemm) -> Result<(), CardError> {
+    fn gemm(&self, gemm: &Gemm) -> Result<bool, CardError> {
         self.inner.bind()?;
         self.inner.products.multiply(gemm)
     }

@@ -1,7 +1,7 @@
 //! A card that is played on the host: the same kernels, compiled for the processor, in memory of this process. It shows
 //! whether kernels, launches and backend compute the right thing, not how fast. For tests; no program that is shipped has it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,8 +13,10 @@ use libloading::Library;
 use super::card::{
     Address, Argument, Card, CardError, CardFacts, CardMemory, Gemm, Graph, Launch, Mark, Pinned,
 };
-use products::gemm;
+use pinned::HostBytes;
+use products::{fits, gemm};
 
+mod pinned;
 mod products;
 
 /// Names the shared object that `hack/cuda-emulated` builds.
@@ -58,12 +60,14 @@ struct Plan {
     total: usize,
     /// What goes wrong, and after how many launches more.
     fault: Option<(usize, CardError)>,
+    /// Whether there is no way to compute a large product.
+    no_products: bool,
 }
 
 #[derive(Default)]
 struct State {
     /// Bytes at each address.
-    taken: HashMap<u64, usize>,
+    taken: BTreeMap<u64, usize>,
     used: usize,
     recording: Option<Vec<Work>>,
     marks: Vec<Instant>,
@@ -82,6 +86,7 @@ struct Inner {
     state: Mutex<State>,
     launches: AtomicUsize,
     replays: AtomicUsize,
+    products: AtomicUsize,
 }
 
 /// A played card.
@@ -133,10 +138,14 @@ impl Emulated {
                     name: "emulated".to_owned(),
                     processors: 2,
                 },
-                plan: Mutex::new(Plan { total, fault: None }),
+                plan: Mutex::new(Plan {
+                    total,
+                    ..Plan::default()
+                }),
                 state: Mutex::default(),
                 launches: AtomicUsize::new(0),
                 replays: AtomicUsize::new(0),
+                products: AtomicUsize::new(0),
             }),
         })
     }
@@ -144,6 +153,17 @@ impl Emulated {
     /// Has the card fail so after some launches more; one that is lost stays lost.
     pub fn fail_after(&self, launches: usize, error: CardError) {
         lock(&self.inner.plan).fault = Some((launches, error));
+    }
+
+    /// Has the card know no way to compute large products.
+    pub fn without_products(&self) {
+        lock(&self.inner.plan).no_products = true;
+    }
+
+    /// Large products so far.
+    #[must_use]
+    pub fn products(&self) -> usize {
+        self.inner.products.load(Ordering::Relaxed)
     }
 
     /// Launches so far, those of replayed graphs too.
@@ -185,6 +205,7 @@ impl Inner {
             }
             Work::Gemm(product) => {
                 self.fault()?;
+                self.products.fetch_add(1, Ordering::Relaxed);
                 gemm(product);
                 Ok(())
             }
@@ -321,8 +342,13 @@ impl Card for Emulated {
         self.inner.take(Work::Launch(launch.clone()))
     }
 
-    fn gemm(&self, gemm: &Gemm) -> Result<(), CardError> {
-        self.inner.take(Work::Gemm(*gemm))
+    fn gemm(&self, gemm: &Gemm) -> Result<bool, CardError> {
+        self.inner.alive()?;
+        if lock(&self.inner.plan).no_products {
+            return Ok(false);
+        }
+        fits(gemm, &lock(&self.inner.state).taken)?;
+        self.inner.take(Work::Gemm(*gemm)).map(|()| true)
     }
 
     fn synchronise(&self) -> Result<(), CardError> {
@@ -339,11 +365,7 @@ impl Card for Emulated {
     }
 
     fn pinned(&self, bytes: usize) -> Result<Box<dyn Pinned>, CardError> {
-        Ok(Box::new(HostBytes {
-            card: self.clone(),
-            bytes: vec![0; bytes],
-            under_way: None,
-        }))
+        Ok(Box::new(HostBytes::new(self, bytes)))
     }
 
     fn begin_capture(&self) -> Result<(), CardError> {
@@ -389,37 +411,5 @@ impl Graph for Recorded {
         self.work
             .iter()
             .try_for_each(|work| self.card.inner.work(work))
-    }
-}
-
-/// Copies when it is waited for, as late as a card may: who changes the bytes before shows it.
-struct HostBytes {
-    card: Emulated,
-    bytes: Vec<u8>,
-    under_way: Option<(usize, Address)>,
-}
-
-impl Pinned for HostBytes {
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-
-    fn upload(&mut self, bytes: usize, to: Address) -> Result<(), CardError> {
-        self.wait()?;
-        self.under_way = Some((bytes, to));
-        Ok(())
-    }
-
-    fn download(&mut self, bytes: usize, from: Address) -> Result<(), CardError> {
-        self.wait()?;
-        self.card.download(from, &mut self.bytes[..bytes])
-    }
-
-    fn wait(&mut self) -> Result<(), CardError> {
-        self.card.inner.alive()?;
-        match self.under_way.take() {
-            Some((bytes, to)) => self.card.upload(&self.bytes[..bytes], to),
-            None => Ok(()),
-        }
     }
 }

@@ -16,8 +16,8 @@ use crate::compute::cuda::card::{CardError, Gemm, Number};
 /// Bytes that an algorithm may take beside.
 const WORKSPACE: usize = 32 << 20;
 
-/// What an algorithm depends on.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// What an algorithm depends on, beside addresses that are multiples of `card::ALIGNMENT`: as cuBLASLt takes for granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Shape {
     number: Number,
     rows: usize,
@@ -39,11 +39,27 @@ pub(super) struct Products {
     handle: lt::cublasLtHandle_t,
     stream: sys::CUstream,
     workspace: sys::CUdeviceptr,
-    chosen: Mutex<HashMap<Shape, Chosen>>,
+    /// None where there is no algorithm.
+    chosen: Mutex<HashMap<Shape, Option<Chosen>>>,
 }
 
-fn failed(error: CublasError) -> CardError {
-    CardError::Failed(format!("cuBLASLt: {:?}", error.0))
+/// What cuBLASLt gives; none where it does not support such a product.
+fn supported<T>(outcome: Result<T, CublasError>, shape: Shape) -> Result<Option<T>, CardError> {
+    use lt::cublasStatus_t as Status;
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED)) => {
+            tracing::warn!(
+                ?shape,
+                "cuBLASLt does not support a product; own kernels compute it"
+            );
+            Ok(None)
+        }
+        Err(CublasError(Status::CUBLAS_STATUS_ALLOC_FAILED)) => Err(CardError::Memory { asked: 0 }),
+        Err(CublasError(status)) => Err(CardError::Failed(format!(
+            "cuBLASLt: {status:?} for {shape:?}"
+        ))),
+    }
 }
 
 impl Products {
@@ -53,7 +69,8 @@ impl Products {
         if !unsafe { lt::is_culib_present() } {
             return Err("the container has no libcublasLt.so.13".to_owned());
         }
-        let handle = result::create_handle().map_err(|error| failed(error).to_string())?;
+        let handle = result::create_handle()
+            .map_err(|error| format!("cuBLASLt does not start: {:?}", error.0))?;
         // SAFETY: cuBLASLt writes it before it reads it.
         let workspace = unsafe { driver::malloc_sync(WORKSPACE) };
         Ok(Self {
@@ -64,7 +81,8 @@ impl Products {
         })
     }
 
-    pub(super) fn multiply(&self, gemm: &Gemm) -> Result<(), CardError> {
+    /// False where cuBLASLt does not support such a product.
+    pub(super) fn multiply(&self, gemm: &Gemm) -> Result<bool, CardError> {
         let shape = Shape {
             number: gemm.number,
             rows: gemm.rows,
@@ -73,15 +91,18 @@ impl Products {
             stride: gemm.stride,
         };
         let mut all = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
-        let chosen = match all.entry(shape) {
+        let known = match all.entry(shape) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(self.choose(shape).map_err(failed)?),
+            Entry::Vacant(new) => new.insert(supported(self.choose(shape), shape)?),
+        };
+        let Some(chosen) = known else {
+            return Ok(false);
         };
         let (one, none) = (1_f32, 0_f32);
         let pointer = |address: u64| address as *const c_void;
         let out = gemm.out.0 as *mut c_void;
         // SAFETY: the descriptions live with `self`, callers name room of this card for all three.
-        unsafe {
+        let asked = unsafe {
             result::matmul(
                 self.handle,
                 chosen.product,
@@ -100,8 +121,12 @@ impl Products {
                 WORKSPACE,
                 self.stream.cast(),
             )
+        };
+        let done = supported(asked, shape)?.is_some();
+        if !done {
+            *known = None;
         }
-        .map_err(failed)
+        Ok(done)
     }
 
     /// As cuBLASLt has it, with columns that follow one another: `out^T = matrix * input^T`.

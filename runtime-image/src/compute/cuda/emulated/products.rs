@@ -1,9 +1,40 @@
 //! Large products, which a real card's library computes.
 
+use std::collections::BTreeMap;
+
 use half::{bf16, f16};
 
 use super::pointer;
-use crate::compute::cuda::card::{Address, Gemm, Number};
+use crate::compute::cuda::card::{ALIGNMENT, Address, CardError, Gemm, Number};
+
+/// Refuses numbers that begin elsewhere than promised in the room that was given, or end behind it.
+pub(super) fn fits(product: &Gemm, taken: &BTreeMap<u64, usize>) -> Result<(), CardError> {
+    let size = product.number.bytes();
+    let (rows, outputs) = (product.rows, product.outputs);
+    for (what, at, bytes) in [
+        ("input", product.input, rows * product.inputs * size),
+        ("matrix", product.matrix, outputs * product.inputs * size),
+        (
+            "out",
+            product.out,
+            ((rows - 1) * product.stride + outputs) * 4,
+        ),
+    ] {
+        let room = taken.range(..=at.0).next_back();
+        let Some((offset, room)) = room.map(|(start, room)| ((at.0 - start) as usize, *room))
+        else {
+            return Err(CardError::Failed(format!(
+                "{what} of {product:?} is nowhere"
+            )));
+        };
+        if !offset.is_multiple_of(ALIGNMENT) || offset + bytes > room {
+            return Err(CardError::Failed(format!(
+                "{what} of {product:?}: {bytes} bytes from byte {offset} of {room}"
+            )));
+        }
+    }
+    Ok(())
+}
 
 /// Sums in eight lanes, added at the end.
 pub(super) fn gemm(product: &Gemm) {
