@@ -196,6 +196,7 @@ __device__ __forceinline__ void attend_tile(const float* query, const uint16_t* 
         }
         __syncthreads();
     }
+    copies_wait<0>();
     const int pitch = padded(queries * width);
 #pragma unroll
     for (int index = 0; index < tiles * 2; index++) {

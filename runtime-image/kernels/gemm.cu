@@ -68,6 +68,7 @@ __device__ __forceinline__ void gemm(const uint16_t* w, const uint16_t* x, float
         }
         __syncthreads();
     }
+    copies_wait<0>();
 #pragma unroll
     for (int index = 0; index < 32; index++) {
         const int number = index % 4;

@@ -191,7 +191,7 @@ KERNEL(THREADS, thin_f32, THIN_ARGUMENTS) {
 #pragma unroll
                 for (int output = 0; output < FLOAT_OUTPUTS; output++) {
                     const float4 w = weights[output];
-                    sums[output][row] += v.x * w.x + v.y * w.y + v.z * w.z + v.w * w.w;
+                    sums[output][row] = fmaf(v.w, w.w, fmaf(v.z, w.z, fmaf(v.y, w.y, fmaf(v.x, w.x, sums[output][row]))));
                 }
             }
         }

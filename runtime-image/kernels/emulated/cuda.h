@@ -63,6 +63,15 @@ void wait_for_block();
 using Work = void (*)(void** lanes);
 void together(const char* kind, void* mine, Work work);
 
+// Begins to copy 16 bytes, or zeros from nowhere, for the running thread; no number is there until it has waited for them.
+void begin_copy(uint4* to, const uint4* from);
+
+// Makes a group of the copies that were begun since the last one.
+void end_group();
+
+// Waits until at most so many groups of the running thread's are still under way.
+void wait_for_copies(size_t under_way);
+
 // Ends the launch with an error.
 [[noreturn]] void fault(const char* what);
 

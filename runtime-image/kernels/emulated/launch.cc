@@ -24,10 +24,20 @@ constexpr size_t GUARD = 4096;
 
 enum class State { ready, in_warp, in_block, done };
 
+struct Copy {
+    uint4* to;
+    const uint4* from;
+    size_t group;
+};
+
 struct Thread {
     Fiber fiber;
     State state;
     void* mine;
+    // Under way, in the order of their groups.
+    std::vector<Copy> copies;
+    // Groups that were ended.
+    size_t groups;
 };
 
 struct Warp {
@@ -71,6 +81,9 @@ void back() {
 
 void run_thread() {
     machine->invoke(machine->arguments);
+    if (!machine->threads[machine->running].copies.empty()) {
+        fault("it ends while copies are under way");
+    }
     machine->threads[machine->running].state = State::done;
     machine->done++;
     back();
@@ -175,6 +188,8 @@ void run_block(uint32_t shared_bytes) {
     machine->in_block = machine->done = 0;
     for (uint32_t index = 0; index < count; index++) {
         machine->threads[index].state = State::ready;
+        machine->threads[index].copies.clear();
+        machine->threads[index].groups = 0;
         start_fiber(machine->threads[index].fiber, machine->stacks + STACK * index, STACK, run_thread);
     }
     for (Warp& warp : machine->warps) {
@@ -261,6 +276,26 @@ void together(const char* kind, void* mine, Work work) {
     }
     warp.arrived = 0;
     work(all);
+}
+
+void begin_copy(uint4* to, const uint4* from) {
+    Thread& own = machine->threads[machine->running];
+    *to = {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff};
+    own.copies.push_back({to, from, own.groups});
+}
+
+void end_group() {
+    machine->threads[machine->running].groups++;
+}
+
+void wait_for_copies(size_t under_way) {
+    Thread& own = machine->threads[machine->running];
+    size_t done = 0;
+    for (; done < own.copies.size() && own.copies[done].group + under_way < own.groups; done++) {
+        const Copy& copy = own.copies[done];
+        *copy.to = copy.from == nullptr ? uint4{0, 0, 0, 0} : *copy.from;
+    }
+    own.copies.erase(own.copies.begin(), own.copies.begin() + static_cast<ptrdiff_t>(done));
 }
 
 void fault(const char* what) {

@@ -31,7 +31,7 @@ inline uint32_t pack_bf16(float low, float high) {
     return bf16_bits(low) | bf16_bits(high) << 16;
 }
 
-inline uint32_t pack_half(float low, float high) {
+inline uint32_t round_to_half(float low, float high) {
     return half_bits(low) | half_bits(high) << 16;
 }
 
@@ -122,15 +122,15 @@ inline void mma_half(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 }
 
 inline void copy_async(void* shared, const void* global, bool there) {
-    if (there) {
-        std::memcpy(shared, global, 16);
-    } else {
-        std::memset(shared, 0, 16);
-    }
+    emulated::begin_copy(static_cast<uint4*>(shared), there ? static_cast<const uint4*>(global) : nullptr);
 }
-inline void copies_commit() {}
-template <int>
-inline void copies_wait() {}
+inline void copies_commit() {
+    emulated::end_group();
+}
+template <int under_way>
+inline void copies_wait() {
+    emulated::wait_for_copies(under_way);
+}
 
 inline void wait_for_earlier() {}
 

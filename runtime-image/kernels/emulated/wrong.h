@@ -29,3 +29,28 @@ KERNEL(64, wrong_order, float* out) {
 KERNEL(64, wrong_address, float* out) {
     *reinterpret_cast<float4*>(out + 1) = make_float4(1, 2, 3, 4);
 }
+
+// Copies four numbers a thread from so many bytes on, and waits for all groups of copies but some.
+template <int under_way>
+inline void copied(const float* from, int bytes, float* out) {
+    auto* own = reinterpret_cast<float*>(shared_memory()) + threadIdx.x * 4;
+    copy_async(own, reinterpret_cast<const char*>(from) + bytes, true);
+    copies_commit();
+    copies_wait<under_way>();
+    out[threadIdx.x] = own[0];
+    copies_wait<0>();
+}
+
+KERNEL(32, right_wait, const float* from, int bytes, float* out) {
+    copied<0>(from, bytes, out);
+}
+
+// Reads what has not come.
+KERNEL(32, wrong_wait, const float* from, int bytes, float* out) {
+    copied<1>(from, bytes, out);
+}
+
+// Ends before all has come.
+KERNEL(32, wrong_end, const float* from) {
+    copy_async(shared_memory() + threadIdx.x * 16, from, true);
+}

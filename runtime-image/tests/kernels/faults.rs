@@ -70,6 +70,30 @@ fn kernels_that_are_wrong_are_told() {
 }
 
 #[test]
+fn copies_that_nobody_waits_for_are_told() {
+    let from = Memory::of(&[2.0_f32; 64]);
+    let outcome = |name: &str, bytes: usize| {
+        let out = Memory::<f32>::new(32);
+        let arguments = arguments![&from, bytes, &out];
+        let (status, error) = card().outcome(name, [1, 1, 1], 32, 512, &arguments);
+        (status, error, out.read())
+    };
+    assert_eq!(outcome("right_wait", 16), (0, String::new(), vec![2.0; 32]));
+    let (status, _, found) = outcome("wrong_wait", 16);
+    assert!(status == 0 && found.iter().all(|number| number.is_nan()));
+    let (status, error, _) = outcome("right_wait", 4);
+    assert!(
+        status == 3 && error.contains("reads or writes at once what does not lie so"),
+        "{error}"
+    );
+    let (status, error) = card().outcome("wrong_end", [1, 1, 1], 32, 512, &arguments![&from]);
+    assert!(
+        status == 3 && error.contains("it ends while copies are under way"),
+        "{error}"
+    );
+}
+
+#[test]
 #[should_panic(expected = "the order of the threads shows in the result")]
 fn a_missing_barrier_shows_when_threads_run_the_other_way_round() {
     card().both_ways(|| {

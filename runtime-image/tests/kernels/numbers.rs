@@ -41,6 +41,11 @@ impl Random {
 /// What an Input holds.
 pub(crate) const KINDS: [Kind; 3] = [Kind::F32, Kind::Bf16, Kind::F16];
 
+/// No infinity comes of rounding to a half.
+fn within_half(value: f32) -> f32 {
+    value.clamp(f16::MIN.to_f32(), f16::MAX.to_f32())
+}
+
 /// Numbers of a kind that an Input holds.
 pub(crate) trait Numbers: Copy {
     /// How far a number may be from the one that was rounded to it.
@@ -66,7 +71,7 @@ impl Numbers for Kind {
     fn round(self, value: f32) -> f32 {
         match self {
             Self::F32 => value,
-            Self::F16 => f16::from_f32(value).to_f32(),
+            Self::F16 => f16::from_f32(within_half(value)).to_f32(),
             _ => bf16::from_f32(value).to_f32(),
         }
     }
@@ -74,7 +79,7 @@ impl Numbers for Kind {
     fn bits(self, values: &[f32]) -> Vec<u8> {
         let bytes = |value: &f32| match self {
             Self::F32 => value.to_le_bytes().to_vec(),
-            Self::F16 => f16::from_f32(*value).to_le_bytes().to_vec(),
+            Self::F16 => f16::from_f32(within_half(*value)).to_le_bytes().to_vec(),
             _ => bf16::from_f32(*value).to_le_bytes().to_vec(),
         };
         values.iter().flat_map(bytes).collect()

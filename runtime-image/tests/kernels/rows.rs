@@ -140,6 +140,22 @@ fn norms_with_a_mean() {
 }
 
 #[test]
+fn what_no_half_can_be_is_the_largest() {
+    let values = [1e5, -1e5, f32::INFINITY, 65_519.0, -65_504.0, 7.0, 0.0, 0.0];
+    let rounded = |kind: Kind, values: &[f32]| {
+        let (x, out) = (Memory::of(values), kind.room(1, values.len()));
+        let arguments = arguments![&x, &out, kind as usize, values.len()];
+        card().launch("feed", [1, 1, 1], 256, 0, &arguments);
+        kind.rows(&out, values.len())
+    };
+    let expected = values.map(|value| Kind::F16.round(value));
+    assert_eq!(expected[..4], [65_504.0, -65_504.0, 65_504.0, 65_504.0]);
+    assert_eq!(rounded(Kind::F16, &values), expected);
+    assert!(rounded(Kind::F16, &[f32::NAN])[0].is_nan());
+    assert!(rounded(Kind::Bf16, &values)[2].is_infinite());
+}
+
+#[test]
 fn numbers_one_by_one() {
     let mut random = Random(3);
     for width in WIDTHS {
