@@ -40,11 +40,16 @@ pub fn settle(asked: Device, args: &CudaArgs) -> Settled {
     choose(asked, || open(args))
 }
 
+/// Bytes that begin where the driver can read a header of wider numbers.
+#[cfg(feature = "cuda")]
+#[repr(C, align(16))]
+struct Aligned<T: ?Sized>(T);
+
 /// Opens the card of this process.
 #[cfg(feature = "cuda")]
 fn open(args: &CudaArgs) -> Result<Arc<dyn Card>, String> {
     use crate::compute::cuda::driver::Driver;
-    static KERNELS: &[u8] = include_bytes!(env!("CHANDLER_FATBIN"));
+    static KERNELS: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("CHANDLER_FATBIN")));
     let given = match &args.cuda_kernels {
         None => None,
         Some(path) => {
@@ -52,7 +57,7 @@ fn open(args: &CudaArgs) -> Result<Arc<dyn Card>, String> {
             Some(read.map_err(|error| format!("failed to read {}: {error}", path.display()))?)
         }
     };
-    let kernels = given.as_deref().unwrap_or(KERNELS);
+    let kernels = given.as_deref().unwrap_or(&KERNELS.0);
     // Functions are looked up when they are called, and one that is not there is a panic.
     match std::panic::catch_unwind(|| Driver::open(kernels)) {
         Ok(opened) => Ok(Arc::new(opened?)),

@@ -28,6 +28,7 @@ pub mod graphs;
 pub mod launches;
 pub mod matrix;
 mod measuring;
+pub mod opening;
 mod streaming;
 pub mod told;
 mod vision;

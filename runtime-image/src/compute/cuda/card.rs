@@ -13,6 +13,12 @@ pub enum CardError {
         /// Bytes; 0 where nobody says how many.
         asked: usize,
     },
+    /// The host has no room for so many bytes that a card copies by itself.
+    #[error("the host has no room for {asked} bytes that the card can reach")]
+    Host {
+        /// Bytes.
+        asked: usize,
+    },
     /// The card does not answer any more, or answers wrongly: only a new process can go on.
     #[error("the card is lost: {0}")]
     Lost(String),
@@ -190,7 +196,7 @@ pub trait Pinned: Send {
     /// When the card fails.
     fn upload(&mut self, bytes: usize, to: Address) -> Result<(), CardError>;
 
-    /// Copies the first `bytes` from the card when it has done what it was asked before.
+    /// Copies the first `bytes`, or nothing, from the card when it has done what it was asked before.
     ///
     /// # Errors
     /// When the card fails.

@@ -11,8 +11,11 @@ use cudarc::driver::sys::{self, CUresult};
 use super::card::{
     Address, Argument, Card, CardError, CardFacts, CardMemory, Gemm, Graph, Launch, Mark, Pinned,
 };
+use super::opening;
+use pinned::PinnedBytes;
 use products::Products;
 
+mod pinned;
 mod products;
 
 /// Shared memory that a block may have without being allowed more.
@@ -106,6 +109,13 @@ impl Driver {
         }
         let failed = |what: &str, error: DriverError| format!("{what}: {}", plain(error));
         result::init().map_err(|error| failed("the driver does not start", error))?;
+        let mut version = 0;
+        // SAFETY: the driver writes a number there.
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }
+            .result()
+            .map_err(|error| failed("the driver does not tell its version", error))?;
+        opening::check_version(version)?;
+        opening::check_kernels(kernels)?;
         let count = result::device::get_count().map_err(|error| failed("no GPU", error))?;
         if count == 0 {
             return Err("the driver sees no GPU".to_owned());
@@ -113,7 +123,13 @@ impl Driver {
         let device = result::device::get(0).map_err(|error| failed("no GPU", error))?;
         let name = result::device::get_name(device).map_err(|error| failed("no GPU", error))?;
         let here = |error| failed(&name, error);
+        // A thread that waits for the card sleeps: waiting awake takes a processor that the container may not have.
+        let sleeps = sys::CUctx_flags::CU_CTX_SCHED_BLOCKING_SYNC as u32;
         // SAFETY: the device is one of the driver's.
+        unsafe { sys::cuDevicePrimaryCtxSetFlags_v2(device, sleeps) }
+            .result()
+            .map_err(here)?;
+        // SAFETY: as above.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(here)?;
         // SAFETY: as above.
         unsafe { result::ctx::set_current(context) }.map_err(here)?;
@@ -121,7 +137,7 @@ impl Driver {
         // SAFETY: as above.
         let processors = unsafe { result::device::get_attribute(device, processors) };
         let processors = usize::try_from(processors.map_err(here)?).unwrap_or(1);
-        // SAFETY: the driver reads as many bytes as the header of the fat binary says.
+        // SAFETY: the driver reads as many bytes as the header says, and they are there.
         let module = unsafe { result::module::load_data(kernels.as_ptr().cast()) }
             .map_err(|error| failed(&format!("{name} cannot take the kernels"), error))?;
         let stream = || result::stream::create(result::stream::StreamKind::NonBlocking);
@@ -275,18 +291,7 @@ impl Card for Driver {
 
     fn pinned(&self, bytes: usize) -> Result<Box<dyn Pinned>, CardError> {
         self.inner.bind()?;
-        // SAFETY: it is given back when dropped.
-        let start = unsafe { result::malloc_host(bytes, 0) }.map_err(|error| told(error, bytes))?;
-        // SAFETY: so many bytes were just given.
-        unsafe { start.cast::<u8>().write_bytes(0, bytes) };
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
-        let done = result::event::create(flags).map_err(plain)?;
-        Ok(Box::new(PinnedBytes {
-            card: Arc::clone(&self.inner),
-            start: start.cast(),
-            bytes,
-            done,
-        }))
+        Ok(Box::new(PinnedBytes::new(&self.inner, bytes)?))
     }
 
     fn begin_capture(&self) -> Result<(), CardError> {
@@ -354,64 +359,6 @@ impl Drop for Recorded {
         if self.card.bind().is_ok() {
             // SAFETY: made by `end_capture`, destroyed once; the driver waits for what runs.
             let _ = unsafe { result::graph::exec_destroy(self.whole) };
-        }
-    }
-}
-
-struct PinnedBytes {
-    card: Arc<Inner>,
-    start: *mut u8,
-    bytes: usize,
-    done: sys::CUevent,
-}
-
-// SAFETY: used with the context bound, by one thread at a time.
-unsafe impl Send for PinnedBytes {}
-
-impl Pinned for PinnedBytes {
-    fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: as many bytes were given, and zeroed, and the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.start, self.bytes) }
-    }
-
-    fn upload(&mut self, bytes: usize, to: Address) -> Result<(), CardError> {
-        self.card.bind()?;
-        let (card, done) = (Arc::clone(&self.card), self.done);
-        // SAFETY: callers name room of this card, and leave the bytes alone until `wait`.
-        unsafe {
-            result::memcpy_htod_async(to.0, &self.bytes()[..bytes], card.uploads)
-                .and_then(|()| result::event::record(done, card.uploads))
-        }
-        .map_err(plain)
-    }
-
-    fn download(&mut self, bytes: usize, from: Address) -> Result<(), CardError> {
-        self.card.bind()?;
-        let (card, done) = (Arc::clone(&self.card), self.done);
-        // SAFETY: callers name bytes of this card, and leave the host's alone until `wait`.
-        unsafe {
-            result::memcpy_dtoh_async(&mut self.bytes()[..bytes], from.0, card.stream)
-                .and_then(|()| result::event::record(done, card.stream))
-        }
-        .map_err(plain)
-    }
-
-    fn wait(&mut self) -> Result<(), CardError> {
-        self.card.bind()?;
-        // SAFETY: the event lives; one that was never recorded is passed.
-        unsafe { result::event::synchronize(self.done) }.map_err(plain)
-    }
-}
-
-impl Drop for PinnedBytes {
-    fn drop(&mut self) {
-        let _ = self.wait();
-        if self.card.bind().is_ok() {
-            // SAFETY: made by `pinned`, given back once, after the last copy.
-            unsafe {
-                let _ = result::event::destroy(self.done);
-                let _ = result::free_host(self.start.cast());
-            }
         }
     }
 }
