@@ -125,8 +125,8 @@ pub struct Matrix {
     outputs: usize,
     /// Numbers of a row, those included that fill it up.
     columns: usize,
-    weights: Buffer,
-    scales: Buffer,
+    weights: Arc<Buffer>,
+    scales: Arc<Buffer>,
 }
 
 impl Rows {

@@ -1,5 +1,7 @@
 //! What every model asks of the card.
 
+use std::sync::Arc;
+
 use super::card::{ALIGNMENT, Address, Buffer, CardError, Gemm, Number};
 use super::launches::{
     self, Factor, Kind, MOST_BLOCKS, MOST_FACTORS, Norm, Stored, THIN_ROWS, check_heads,
@@ -20,8 +22,10 @@ impl Backend for Cuda {
 
     fn matrix(&self, tensor: &Tensor) -> Result<Matrix, String> {
         let packed = pack(tensor, self.settings.floats);
-        let upload =
-            |bytes: &[u8]| Buffer::of(&self.card, bytes).map_err(|error| error.to_string());
+        let upload = |bytes: &[u8]| {
+            let buffer = Buffer::of(&self.card, bytes);
+            buffer.map(Arc::new).map_err(|error| error.to_string())
+        };
         Ok(Matrix {
             kind: packed.kind,
             outputs: tensor.rows(),
@@ -244,7 +248,10 @@ impl Backend for Cuda {
             Some(streaming) => streaming,
             none => none.insert(Streaming::start(&self.card)?),
         };
-        let room = |bytes| Buffer::new(&self.card, bytes).map_err(|error| error.to_string());
+        let room = |bytes| {
+            let buffer = Buffer::new(&self.card, bytes);
+            buffer.map(Arc::new).map_err(|error| error.to_string())
+        };
         let (weights, scales) = way.room(columns, source.bytes);
         let matrix = Matrix {
             kind: kind_of(source.kind, columns, floats),
@@ -253,7 +260,9 @@ impl Backend for Cuda {
             weights: room(weights)?,
             scales: room(scales)?,
         };
-        streaming.bring(source, way, matrix.factor(Address::default()));
+        let to = matrix.factor(Address::default());
+        let room = [&matrix.weights, &matrix.scales].map(Arc::clone);
+        streaming.bring(source, way, to, &room);
         Ok(Some(matrix))
     }
 

@@ -2,6 +2,7 @@
 //! them while the next pieces are read. What has another form there is packed by the card.
 
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -84,6 +85,9 @@ struct Piece {
     to: Factor,
 }
 
+/// Where a matrix lies, which is kept until its pieces are there, whatever becomes of it.
+type Room = [Arc<Buffer>; 2];
+
 impl Piece {
     /// The launch that packs the piece where it has come to, if it is not the same on the card.
     fn packing(&self, at: &Buffer) -> Option<Launch> {
@@ -121,10 +125,12 @@ fn pieces(source: &Source, way: Way, to: Factor) -> impl Iterator<Item = Piece> 
     })
 }
 
-/// The readers.
+/// The readers. Dropped before everything has come, it stops them.
 pub(super) struct Streaming {
-    pieces: SyncSender<Piece>,
+    /// Absent once no more come.
+    pieces: Option<SyncSender<(Piece, Room)>>,
     readers: Vec<JoinHandle<Result<(), String>>>,
+    stopped: Arc<AtomicBool>,
 }
 
 impl Streaming {
@@ -132,15 +138,18 @@ impl Streaming {
     pub(super) fn start(card: &Arc<dyn Card>) -> Result<Self, String> {
         let (pieces, receiver) = sync_channel(WAITING);
         let receiver = Arc::new(Mutex::new(receiver));
+        let stopped = Arc::new(AtomicBool::new(false));
         let readers = (0..READERS).map(|number| {
-            let buffers = (0..BUFFERS).map(|_| card.pinned(PIECE));
+            let buffer = || Ok((card.pinned(PIECE)?, None));
+            let buffers = (0..BUFFERS).map(|_| buffer());
             let buffers: Vec<_> = buffers
                 .collect::<Result<_, _>>()
-                .map_err(|error| format!("no pinned memory for weights: {error}"))?;
+                .map_err(|error: CardError| format!("no pinned memory for weights: {error}"))?;
             let reader = Reader {
                 card: Arc::clone(card),
                 buffers,
                 arrived: None,
+                stopped: Arc::clone(&stopped),
             };
             let receiver = Arc::clone(&receiver);
             thread::Builder::new()
@@ -148,27 +157,32 @@ impl Streaming {
                 .spawn(move || reader.read(&receiver))
                 .map_err(|error| format!("failed to start a thread for weights: {error}"))
         });
+        let readers = readers.collect::<Result<_, _>>()?;
         Ok(Self {
-            pieces,
-            readers: readers.collect::<Result<_, _>>()?,
+            pieces: Some(pieces),
+            readers,
+            stopped,
         })
     }
 
     /// Has a tensor brought to the card.
-    pub(super) fn bring(&self, source: &Source, way: Way, to: Factor) {
+    pub(super) fn bring(&self, source: &Source, way: Way, to: Factor, room: &Room) {
+        let Some(sender) = &self.pieces else {
+            return;
+        };
         for piece in pieces(source, way, to) {
             // Nobody takes it only when every reader has failed, which shows at the end.
-            if self.pieces.send(piece).is_err() {
+            if sender.send((piece, room.clone())).is_err() {
                 return;
             }
         }
     }
 
     /// Waits until everything has come.
-    pub(super) fn finish(self) -> Result<(), String> {
-        drop(self.pieces);
+    pub(super) fn finish(mut self) -> Result<(), String> {
+        self.pieces = None;
         let mut outcome = Ok(());
-        for reader in self.readers {
+        for reader in self.readers.drain(..) {
             let ended = reader
                 .join()
                 .unwrap_or_else(|_| Err("a thread for weights panicked".to_owned()));
@@ -178,26 +192,44 @@ impl Streaming {
     }
 }
 
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.pieces = None;
+        for reader in self.readers.drain(..) {
+            // What it says is not asked for any more.
+            let _ = reader.join();
+        }
+    }
+}
+
 /// What a thread that reads has.
 struct Reader {
     card: Arc<dyn Card>,
-    buffers: Vec<Box<dyn Pinned>>,
+    /// Each with the room to which it is copied.
+    buffers: Vec<(Box<dyn Pinned>, Option<Room>)>,
     /// Room on the card for a piece that is packed there, once there was one.
     arrived: Option<Buffer>,
+    /// Whether nobody wants the pieces any more.
+    stopped: Arc<AtomicBool>,
 }
 
 impl Reader {
     /// Reads pieces until there are no more.
-    fn read(mut self, pieces: &Mutex<Receiver<Piece>>) -> Result<(), String> {
+    fn read(mut self, pieces: &Mutex<Receiver<(Piece, Room)>>) -> Result<(), String> {
         let told = |error: CardError| error.to_string();
         let mut next = 0;
         loop {
             let piece = pieces.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(piece) = piece else {
+            let Ok((piece, room)) = piece else {
                 break;
             };
-            let buffer = &mut self.buffers[next];
+            if self.stopped.load(Ordering::Relaxed) {
+                break;
+            }
+            let (buffer, held) = &mut self.buffers[next];
             buffer.wait().map_err(told)?;
+            *held = Some(room);
             let at = piece.source.start + piece.offset as u64;
             let bytes = &mut buffer.bytes()[..piece.bytes];
             let read = piece.source.file.read_exact_at(bytes, at);
@@ -213,12 +245,12 @@ impl Reader {
         }
         self.buffers
             .iter_mut()
-            .try_for_each(|buffer| buffer.wait().map_err(told))
+            .try_for_each(|(buffer, _)| buffer.wait().map_err(told))
     }
 
     /// Has a piece that was read copied, and packed where it must be.
     fn deliver(&mut self, piece: &Piece, buffer: usize) -> Result<(), CardError> {
-        let buffer = &mut self.buffers[buffer];
+        let (buffer, _) = &mut self.buffers[buffer];
         if piece.way == Way::Same {
             return buffer.upload(piece.bytes, piece.to.weights);
         }
