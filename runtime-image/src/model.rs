@@ -71,7 +71,7 @@ impl<'a> Logits<'a> {
 pub struct Usage {
     /// What the parts of a step took.
     pub spent: Option<Spent>,
-    /// Bytes of its own memory that are free, and all.
+    /// Bytes of its own memory that are free, and all; once a second at most.
     pub memory: Option<(u64, u64)>,
 }
 
@@ -81,7 +81,7 @@ pub enum StepError {
     /// The plan contradicts itself or the capacity.
     #[error("failed to run a step: {0}")]
     Plan(String),
-    /// The device could not; where it is out of memory only, it can take other steps.
+    /// The device could not; unless it is lost, it can take other steps.
     #[error("failed to run a step: {0}")]
     Device(#[from] Fault),
 }

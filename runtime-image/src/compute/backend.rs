@@ -47,6 +47,9 @@ pub enum Fault {
     /// Its memory is full; it goes on.
     #[error("{0}")]
     Memory(String),
+    /// It lost what was under way, and can be asked for it again.
+    #[error("{0}")]
+    Again(String),
     /// It does not go on.
     #[error("{0}")]
     Lost(String),

@@ -107,24 +107,18 @@ impl Worker {
         Ok(())
     }
 
-    /// Goes on after the device had no memory for a step: the youngest answer ends with an error, the others are computed
-    /// again. Nothing that was computed is trusted.
+    /// Goes on after the device lost a step: answers are computed again, and nothing that was computed is trusted. Where it
+    /// had no memory, the youngest answer ends with an error.
     ///
     /// # Errors
     /// What else went wrong.
     pub(super) fn survive(&mut self, outcome: Result<(), StepError>) -> Result<bool, StepError> {
-        let detail = match outcome {
-            Err(StepError::Device(Fault::Memory(detail))) => detail,
+        match outcome {
+            Err(StepError::Device(Fault::Memory(detail))) => self.end_youngest(detail),
+            Err(StepError::Device(Fault::Again(_))) => {}
             other => return other.map(|()| true),
-        };
-        tracing::warn!(detail, "a step did not fit into the device's memory");
-        self.outlet.metrics.device_faults.inc();
-        self.forget_encoding();
-        if let Some(mut youngest) = self.running.pop() {
-            youngest.give_blocks(&mut self.blocks);
-            self.outlet.metrics.aborted();
-            let _ = youngest.events.send(Err(SampleError::Memory(detail)));
         }
+        self.forget_encoding();
         for mut active in self.running.drain(..).rev() {
             active.give_way(&mut self.blocks);
             self.outlet.metrics.preempted();
@@ -132,6 +126,17 @@ impl Worker {
         }
         self.blocks.forget();
         Ok(false)
+    }
+
+    /// Ends the youngest answer, for which the device has no memory.
+    fn end_youngest(&mut self, detail: String) {
+        tracing::warn!(detail, "a step did not fit into the device's memory");
+        self.outlet.metrics.device_faults.inc();
+        if let Some(mut youngest) = self.running.pop() {
+            youngest.give_blocks(&mut self.blocks);
+            self.outlet.metrics.aborted();
+            let _ = youngest.events.send(Err(SampleError::Memory(detail)));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! (Llama 3.2 Vision). One rank's shard of it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::linear::{Linear, Split, multiply};
 use super::vision::{Target, Tower};
@@ -17,6 +18,9 @@ use parts::Parts;
 
 pub mod cross;
 mod parts;
+
+/// Time between two questions for the device's memory, which wait for the driver.
+const MEMORY_TOLD: Duration = Duration::from_secs(1);
 
 struct Layer<B: Backend> {
     parts: Parts<B>,
@@ -60,6 +64,8 @@ pub struct Decoder<B: Vision> {
     /// The numbers of all rows, for norms that pick no others.
     all: Vec<usize>,
     tracer: Option<Tracer>,
+    /// When the device was last asked for its memory.
+    memory_told: Option<Instant>,
 }
 
 /// What a decoder has that looks at pictures.
@@ -221,6 +227,7 @@ impl<B: Vision> Decoder<B> {
             buffers,
             all: (0..rows).collect(),
             tracer: None,
+            memory_told: None,
             shape,
         })
     }
@@ -314,9 +321,13 @@ impl<B: Vision> Decoder<B> {
 
     /// What a step took and what memory there is, as the device tells.
     pub fn usage(&mut self) -> Usage {
+        let told = self.memory_told;
+        let due = told.is_none_or(|told| told.elapsed() >= MEMORY_TOLD);
+        let memory = if due { self.backend.memory() } else { None };
+        self.memory_told = if due { Some(Instant::now()) } else { told };
         Usage {
             spent: self.backend.spent(),
-            memory: self.backend.memory(),
+            memory,
         }
     }
 

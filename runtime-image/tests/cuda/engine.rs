@@ -2,6 +2,7 @@
 //! card's memory costs one answer, a card that is lost ends the engine with its reason.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use chandler_runtime::compute::cuda::Settings;
 use chandler_runtime::compute::cuda::card::CardError;
@@ -20,16 +21,22 @@ use tokio::sync::oneshot;
 use crate::golden::fixture;
 use crate::{card, load, settings};
 
-struct Started {
-    engine: Engine,
+pub(crate) struct Started {
+    pub(crate) engine: Engine,
     end: oneshot::Receiver<Option<Death>>,
-    metrics: Arc<Metrics>,
-    card: Emulated,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) card: Emulated,
 }
 
-fn start(ahead: bool) -> Started {
+pub(crate) fn start(ahead: bool) -> Started {
+    start_with(ahead, true)
+}
+
+/// The same, with steps that are recorded or not.
+pub(crate) fn start_with(ahead: bool, graphs: bool) -> Started {
     let settings = Settings {
         invariant: true,
+        graphs,
         ..settings(Floats::F32)
     };
     let capacity = Capacity {
@@ -82,7 +89,7 @@ fn sampling(seed: u64) -> Sampling {
     }
 }
 
-fn request(number: u64, most_tokens: usize, sampling: Sampling) -> GenerateRequest {
+pub(crate) fn request(number: u64, most_tokens: usize, sampling: Sampling) -> GenerateRequest {
     let length = 5 + number as u32 * 13 % 60;
     let prompt = (0..length).map(|at| (at * 37 + number as u32 * 11 + 5) % 500);
     let ending = Ending {
@@ -114,7 +121,7 @@ async fn answer(mut generation: Generation) -> Result<(String, usize), Interrupt
     }
 }
 
-async fn answers(
+pub(crate) async fn answers(
     engine: &Engine,
     requests: Vec<GenerateRequest>,
 ) -> Vec<Result<(String, usize), Interrupted>> {
@@ -122,7 +129,7 @@ async fn answers(
     futures::future::join_all(begun.collect::<Vec<_>>().into_iter().map(answer)).await
 }
 
-fn simple_requests() -> Vec<GenerateRequest> {
+pub(crate) fn simple_requests() -> Vec<GenerateRequest> {
     let one = |number| request(number, 24, sampling(number));
     (0..8).map(one).collect()
 }
@@ -171,7 +178,7 @@ fn seconds(metrics: &Metrics, part: &str) -> f64 {
 
 #[tokio::test]
 async fn long_answers_are_measured_now_and_then() {
-    let started = start(true);
+    let (started, begun) = (start(true), Instant::now());
     let mut long = request(2, 300, sampling(1));
     long.ending.tokens.clear();
     let found = answers(&started.engine, vec![long]).await;
@@ -179,6 +186,9 @@ async fn long_answers_are_measured_now_and_then() {
     for part in ["gemm", "attention", "sampling", "other", "host"] {
         assert!(seconds(&started.metrics, part) > 0.0, "{part}");
     }
+    // The driver is not asked for the card's memory at every turn.
+    let questions = started.card.questions() as u64;
+    assert!(questions <= 2 + begun.elapsed().as_secs(), "{questions}");
     // All other steps of one row were repeated as recorded.
     assert!(started.card.replays() > 280, "{}", started.card.replays());
 }
@@ -233,7 +243,7 @@ async fn a_step_without_memory_costs_one_answer() {
     for ahead in [false, true] {
         let whole = answers(&start(ahead).engine, simple_requests()).await;
         for after in [1, 300, 2_000] {
-            let started = start(ahead);
+            let started = start_with(ahead, false);
             started
                 .card
                 .fail_after(after, CardError::Memory { asked: 64 });

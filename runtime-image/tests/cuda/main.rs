@@ -18,7 +18,9 @@ mod engine;
 mod golden;
 #[path = "../it/laid_out.rs"]
 mod laid_out;
+mod memory;
 mod products;
+mod recording;
 mod reference;
 mod serving;
 

@@ -311,23 +311,28 @@ impl Backend for Cuda {
 
     fn fault(&mut self) -> Option<Fault> {
         let error = self.fault.borrow().clone()?;
-        if !matches!(error, CardError::Memory { .. }) {
+        // Without recording the card may do what it did not do with it.
+        let recording = self.graphs.failed;
+        let goes_on = match &error {
+            CardError::Memory { .. } => true,
+            CardError::Failed(_) => recording,
+            CardError::Host { .. } | CardError::Lost(_) => false,
+        };
+        if !goes_on {
             return Some(Fault::Lost(error.to_string()));
         }
-        // The card goes on; what was under way is lost.
-        self.fault.replace(None);
-        self.abandon_graph();
-        if let Some(choosing) = &mut self.choosing {
-            choosing.clear();
+        self.forget_steps();
+        if let Err(worse) = self.card.synchronise() {
+            let told = Fault::Lost(worse.to_string());
+            self.note::<()>(Err(worse));
+            return Some(told);
         }
-        match self.card.synchronise() {
-            Ok(()) => Some(Fault::Memory(error.to_string())),
-            Err(worse) => {
-                let told = Fault::Lost(worse.to_string());
-                self.note::<()>(Err(worse));
-                Some(told)
-            }
+        if recording {
+            tracing::warn!(%error, "failed to record or to repeat a step; steps are launched one by one from now on");
+            self.graphs.give_up();
+            return Some(Fault::Again(error.to_string()));
         }
+        Some(Fault::Memory(error.to_string()))
     }
 }
 
@@ -386,6 +391,16 @@ impl Cuda {
             self.gemm(&gemm)
         };
         together > 0 && (0..matrix.outputs).step_by(together).all(part)
+    }
+
+    /// Forgets the fault and everything that was under way.
+    fn forget_steps(&mut self) {
+        self.fault.replace(None);
+        self.graphs.clear();
+        self.forget_measured();
+        if let Some(choosing) = &mut self.choosing {
+            choosing.clear();
+        }
     }
 
     fn gemm(&self, gemm: &Gemm) -> bool {

@@ -133,7 +133,8 @@ impl Cuda {
         let tokens = held.tokens[turn].address();
         let entries = (held.entries.address(), count);
         self.launch(&launches::choose(at, vocabulary, entries, tokens));
-        if self.sound() && count > 0 {
+        // Without tokens as well: it is this copy that is waited for.
+        if self.sound() {
             self.note(held.host[turn].download(count * 4, tokens));
         }
         held.waiting.push_back((turn, count));

@@ -2,7 +2,7 @@
 //! whether kernels, launches and backend compute the right thing, not how fast. For tests; no program that is shipped has it.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,13 +11,15 @@ use std::time::Instant;
 use libloading::Library;
 
 use super::card::{
-    Address, Argument, Card, CardError, CardFacts, CardMemory, Gemm, Graph, Launch, Mark, Pinned,
+    Address, Card, CardError, CardFacts, CardMemory, Gemm, Graph, Launch, Mark, Pinned,
 };
 use pinned::HostBytes;
-use products::{fits, gemm};
+use products::fits;
+use work::{Recorded, Work};
 
 mod pinned;
 mod products;
+mod work;
 
 /// Names the shared object that `hack/cuda-emulated` builds.
 pub const KERNELS: &str = "CHANDLER_EMULATED_KERNELS";
@@ -44,13 +46,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Something that a graph repeats.
-#[derive(Clone, Debug)]
-enum Work {
-    Launch(Launch),
-    Gemm(Gemm),
-    Copy(Address, Address, usize),
-    Zero(Address, usize),
+/// What a card may refuse while steps are recorded or repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recording {
+    /// To begin.
+    Begin,
+    /// What is asked in between.
+    Work,
+    /// To make a graph of it.
+    End,
+    /// To repeat it.
+    Replay,
 }
 
 /// What a test can change.
@@ -60,6 +66,8 @@ struct Plan {
     total: usize,
     /// What goes wrong, and after how many launches more.
     fault: Option<(usize, CardError)>,
+    /// What is refused, and why.
+    refused: Option<(Recording, CardError)>,
     /// Whether there is no way to compute a large product.
     no_products: bool,
 }
@@ -70,7 +78,14 @@ struct State {
     taken: BTreeMap<u64, usize>,
     used: usize,
     recording: Option<Vec<Work>>,
-    marks: Vec<Instant>,
+    /// Noted times, and how much had been asked before each.
+    marks: Vec<(Instant, usize)>,
+    /// How much was asked so far, how much of that was waited for, and how much was not at most.
+    asked: usize,
+    awaited: usize,
+    ahead: usize,
+    /// Questions for the memory.
+    questions: usize,
     lost: Option<CardError>,
 }
 
@@ -160,6 +175,28 @@ impl Emulated {
         lock(&self.inner.plan).no_products = true;
     }
 
+    /// Has the card have so many bytes from now on.
+    pub fn resize(&self, total: usize) {
+        lock(&self.inner.plan).total = total;
+    }
+
+    /// Has the card refuse a part of the next recording.
+    pub fn refuse(&self, part: Recording, error: CardError) {
+        lock(&self.inner.plan).refused = Some((part, error));
+    }
+
+    /// Launches and the like that were asked for and not waited for, at most.
+    #[must_use]
+    pub fn most_ahead(&self) -> usize {
+        lock(&self.inner.state).ahead
+    }
+
+    /// How often the memory was asked for.
+    #[must_use]
+    pub fn questions(&self) -> usize {
+        lock(&self.inner.state).questions
+    }
+
     /// Large products so far.
     #[must_use]
     pub fn products(&self) -> usize {
@@ -187,85 +224,31 @@ impl Inner {
         }
     }
 
-    /// Records the work, or does it at once.
-    fn take(&self, work: Work) -> Result<(), CardError> {
+    /// What no card does while it records.
+    fn ordinary(&self, what: &str) -> Result<(), CardError> {
         self.alive()?;
-        if let Some(recording) = &mut lock(&self.state).recording {
-            recording.push(work);
-            return Ok(());
-        }
-        self.work(&work)
-    }
-
-    fn work(&self, work: &Work) -> Result<(), CardError> {
-        match work {
-            Work::Launch(launch) => {
-                self.fault()?;
-                self.launch(launch)
-            }
-            Work::Gemm(product) => {
-                self.fault()?;
-                self.products.fetch_add(1, Ordering::Relaxed);
-                gemm(product);
-                Ok(())
-            }
-            Work::Copy(from, to, bytes) => {
-                // SAFETY: callers name room of this card.
-                unsafe { std::ptr::copy(pointer(*from), pointer(*to), *bytes) };
-                Ok(())
-            }
-            Work::Zero(at, bytes) => {
-                // SAFETY: as above.
-                unsafe { pointer(*at).write_bytes(0, *bytes) };
-                Ok(())
-            }
-        }
-    }
-
-    fn fault(&self) -> Result<(), CardError> {
-        let mut plan = lock(&self.plan);
-        match plan.fault.take() {
-            Some((0, error)) => {
-                if matches!(error, CardError::Lost(_)) {
-                    lock(&self.state).lost = Some(error.clone());
-                }
-                Err(error)
-            }
-            Some((left, error)) => {
-                plan.fault = Some((left - 1, error));
-                Ok(())
-            }
+        match lock(&self.state).recording {
+            Some(_) => Err(CardError::Failed(format!("{what} while recording"))),
             None => Ok(()),
         }
     }
 
-    fn launch(&self, launch: &Launch) -> Result<(), CardError> {
-        let name = CString::new(launch.kernel)
-            .map_err(|_| CardError::Failed("a kernel's name with a zero".to_owned()))?;
-        let mut values: Vec<u64> = launch.arguments.iter().map(Argument::bits).collect();
-        let mut arguments: Vec<*mut c_void> = values
-            .iter_mut()
-            .map(|value| std::ptr::from_mut(value).cast())
-            .collect();
-        self.launches.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: each argument is at least as wide as the kernel's parameter, little end first; launches are tested
-        // against the kernels' table.
-        let code = unsafe {
-            (self.launch)(
-                name.as_ptr(),
-                launch.grid.as_ptr(),
-                launch.block.as_ptr(),
-                launch.shared,
-                arguments.as_mut_ptr(),
-            )
-        };
-        if code == 0 {
-            Ok(())
-        } else {
-            // SAFETY: it is a text that stays until this thread's next launch.
-            let detail = unsafe { CStr::from_ptr((self.error)()) }.to_string_lossy();
-            Err(CardError::Failed(format!("{launch:?}: {detail}")))
-        }
+    fn accepts(&self, part: Recording) -> Result<(), CardError> {
+        let refused = lock(&self.plan)
+            .refused
+            .take_if(|(refused, _)| *refused == part);
+        refused.map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// Everything that was asked before this point of it has been waited for.
+    fn wait_for(&self, asked: usize) {
+        let mut state = lock(&self.state);
+        state.awaited = state.awaited.max(asked);
+    }
+
+    /// How much was asked so far.
+    fn asked(&self) -> usize {
+        lock(&self.state).asked
     }
 }
 
@@ -279,7 +262,7 @@ impl Card for Emulated {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address, CardError> {
-        self.inner.alive()?;
+        self.inner.ordinary("room")?;
         let total = lock(&self.inner.plan).total;
         let mut state = lock(&self.inner.state);
         let refused = CardError::Memory { asked: bytes };
@@ -307,20 +290,14 @@ impl Card for Emulated {
     }
 
     fn upload(&self, bytes: &[u8], to: Address) -> Result<(), CardError> {
-        self.inner.alive()?;
-        if lock(&self.inner.state).recording.is_some() {
-            return Err(CardError::Failed("an upload while recording".to_owned()));
-        }
+        self.inner.ordinary("an upload")?;
         // SAFETY: callers name room of this card.
         unsafe { pointer(to).copy_from(bytes.as_ptr(), bytes.len()) };
         Ok(())
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), CardError> {
-        self.inner.alive()?;
-        if lock(&self.inner.state).recording.is_some() {
-            return Err(CardError::Failed("a download while recording".to_owned()));
-        }
+        self.synchronise()?;
         // SAFETY: as above.
         unsafe {
             bytes
@@ -352,14 +329,17 @@ impl Card for Emulated {
     }
 
     fn synchronise(&self) -> Result<(), CardError> {
-        self.inner.alive()
+        self.inner.ordinary("waiting")?;
+        self.inner.wait_for(self.inner.asked());
+        Ok(())
     }
 
     fn memory(&self) -> Result<CardMemory, CardError> {
         let total = lock(&self.inner.plan).total;
-        let used = lock(&self.inner.state).used;
+        let mut state = lock(&self.inner.state);
+        state.questions += 1;
         Ok(CardMemory {
-            free: total - used,
+            free: total.saturating_sub(state.used),
             total,
         })
     }
@@ -369,7 +349,8 @@ impl Card for Emulated {
     }
 
     fn begin_capture(&self) -> Result<(), CardError> {
-        self.inner.alive()?;
+        self.inner.ordinary("to record")?;
+        self.inner.accepts(Recording::Begin)?;
         lock(&self.inner.state).recording = Some(Vec::new());
         Ok(())
     }
@@ -377,6 +358,7 @@ impl Card for Emulated {
     fn end_capture(&self) -> Result<Box<dyn Graph>, CardError> {
         let work = lock(&self.inner.state).recording.take();
         let work = work.ok_or_else(|| CardError::Failed("nothing is recorded".to_owned()))?;
+        self.inner.accepts(Recording::End)?;
         Ok(Box::new(Recorded {
             card: self.clone(),
             work,
@@ -385,31 +367,20 @@ impl Card for Emulated {
 
     fn mark(&self) -> Result<Mark, CardError> {
         let mut state = lock(&self.inner.state);
-        state.marks.push(Instant::now());
+        let asked = state.asked;
+        state.marks.push((Instant::now(), asked));
         Ok(Mark(state.marks.len() - 1))
     }
 
     fn seconds(&self, from: Mark, to: Mark) -> Result<f64, CardError> {
         let state = lock(&self.inner.state);
         let at = |mark: Mark| {
-            let found = state.marks.get(mark.0).copied();
-            found.ok_or_else(|| CardError::Failed("no such mark".to_owned()))
+            let passed = |(_, asked): &&(Instant, usize)| *asked <= state.awaited;
+            let found = state.marks.get(mark.0).filter(passed);
+            found
+                .map(|(time, _)| *time)
+                .ok_or_else(|| CardError::Failed("a mark that nobody waited for".to_owned()))
         };
         Ok(at(to)?.duration_since(at(from)?).as_secs_f64())
-    }
-}
-
-struct Recorded {
-    card: Emulated,
-    work: Vec<Work>,
-}
-
-impl Graph for Recorded {
-    fn replay(&self) -> Result<(), CardError> {
-        self.card.inner.alive()?;
-        self.card.inner.replays.fetch_add(1, Ordering::Relaxed);
-        self.work
-            .iter()
-            .try_for_each(|work| self.card.inner.work(work))
     }
 }

@@ -32,6 +32,8 @@ pub struct Graphs {
     /// The step before, and what is being recorded.
     last: Option<Likeness>,
     recording: Option<Likeness>,
+    /// Whether the card failed while it recorded or repeated.
+    pub(super) failed: bool,
     used: u64,
 }
 
@@ -49,6 +51,11 @@ impl Graphs {
     pub fn clear(&mut self) {
         self.recorded.clear();
         self.last = None;
+    }
+
+    /// Forgets all and records nothing any more.
+    pub fn give_up(&mut self) {
+        *self = Self::default();
     }
 
     fn keep(&mut self, likeness: Likeness, graph: Box<dyn Graph>) {
@@ -76,7 +83,6 @@ fn decodes(step: &Step<'_>) -> bool {
 impl Cuda {
     /// Repeats what was recorded of such a step, or begins to record it when the one before was like it.
     pub(super) fn begin_graph(&mut self, step: &Step<'_>) -> bool {
-        self.graphs.recording = None;
         if !(self.graphs.on && decodes(step) && self.sound()) {
             if step.whole {
                 self.graphs.last = None;
@@ -97,38 +103,34 @@ impl Cuda {
         if let Some(found) = recorded.find(|recorded| recorded.likeness == likeness) {
             found.used = graphs.used;
             let outcome = found.graph.replay();
+            graphs.failed = outcome.is_err();
             self.note(outcome);
             return true;
         }
         // Once as it is, so that everything that is made on first use is there.
         if graphs.last.as_ref() == Some(&likeness) {
-            if self.note(self.card.begin_capture()).is_some() {
-                self.graphs.recording = Some(likeness);
-            }
+            let begun = self.note(self.card.begin_capture());
+            self.graphs.failed = begun.is_none();
+            self.graphs.recording = begun.map(|()| likeness);
         } else {
             graphs.last = Some(likeness);
         }
         false
     }
 
-    /// Gives up what is being recorded.
-    pub(super) fn abandon_graph(&mut self) {
-        if self.graphs.recording.take().is_some() {
-            // It is the end of recording that counts; what was recorded may be broken.
-            let _ = self.card.end_capture();
-        }
-        self.graphs.last = None;
-    }
-
-    /// Keeps what was recorded, and does it.
+    /// Does what was recorded, and keeps it where all went well.
     pub(super) fn end_graph(&mut self) {
         let Some(likeness) = self.graphs.recording.take() else {
             return;
         };
         let ended = self.card.end_capture();
-        if let Some(graph) = self.note(ended) {
-            self.note(graph.replay());
+        // What was refused on the way is missing in it.
+        if self.sound()
+            && let Some(graph) = self.note(ended)
+            && self.note(graph.replay()).is_some()
+        {
             self.graphs.keep(likeness, graph);
         }
+        self.graphs.failed = !self.sound();
     }
 }

@@ -53,7 +53,9 @@ impl Cuda {
         let mut measuring = self.measuring.borrow_mut();
         measuring.steps += 1;
         measuring.on = measuring.steps.is_multiple_of(EVERY);
-        measuring.begun.clear();
+        if measuring.on {
+            measuring.begun.clear();
+        }
         measuring.on
     }
 
@@ -82,10 +84,20 @@ impl Cuda {
         }
     }
 
-    /// Adds up what the card has done, once it is known to be done.
+    /// Gives up a step that was being measured.
+    pub(super) fn forget_measured(&self) {
+        let mut measuring = self.measuring.borrow_mut();
+        measuring.on = false;
+        measuring.begun.clear();
+    }
+
+    /// Adds up what the card has done, once it has passed the last mark.
     pub(super) fn sum_up(&self) {
         let mut measuring = self.measuring.borrow_mut();
-        if measuring.on || measuring.begun.len() < 2 {
+        let [first, .., last] = measuring.begun[..] else {
+            return;
+        };
+        if measuring.on || self.card.seconds(first.1, last.1).is_err() {
             return;
         }
         let mut spent = Spent::default();

@@ -29,7 +29,8 @@ impl Cuda {
         }
         self.looks[number] = Looks {
             buffer,
-            words,
+            // What did not come is brought again.
+            words: if self.sound() { words } else { Vec::new() },
             attended,
         };
     }
