@@ -27,6 +27,7 @@ pub mod ranks;
 mod rounded;
 mod scalar;
 pub mod tensor;
+mod turns;
 pub mod vision;
 
 use std::sync::OnceLock;

@@ -6,6 +6,7 @@ use super::matrix::{BLOCK, Matrix};
 use super::pages::Aligned;
 use super::pool::{Pool, Shares};
 use super::rounded::{ROW, Rounded};
+use super::turns::Turns;
 
 /// What products read of their input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,8 @@ impl Form {
 /// Allocated once for the largest step.
 ///
 /// A number has 15 bits in two signed bytes, `scale * (128 * high + low)`: byte products are what processors are fast at,
-/// and a single byte costs answers (SmolLM2 in Q4_1 forgets Paris, here as in llama.cpp; see docs/decisions/0030).
+/// and a single byte for all costs answers (SmolLM2 in Q4_1 forgets Paris, here as in llama.cpp; see docs/decisions/0030).
+/// Blocks that are small beside their row have no low bytes (see docs/decisions/0123).
 pub struct Activation {
     columns: usize,
     /// Row-major floats.
@@ -51,6 +53,9 @@ pub struct Activation {
     pub(crate) offsets: Vec<i32>,
     /// Scale times the sum of a block's numbers: what a weight block's minimum is multiplied by.
     pub(crate) sums: Vec<f32>,
+    /// Which blocks have no low bytes: they are short.
+    short: Vec<bool>,
+    pub(super) turns: Turns,
 }
 
 impl Activation {
@@ -66,14 +71,17 @@ impl Activation {
             scales: vec![0.0; rows * blocks],
             offsets: vec![0; rows * blocks],
             sums: vec![0.0; rows * blocks],
+            short: vec![false; rows * blocks],
+            turns: Turns::new(rows, blocks),
         }
     }
 
     /// Bytes that room for `rows` rows of `columns` numbers takes.
     #[must_use]
     pub const fn bytes(rows: usize, columns: usize) -> usize {
-        let block = 2 * BLOCK * size_of::<i8>() + 3 * size_of::<f32>();
-        rows * (columns * size_of::<f32>() + columns.div_ceil(BLOCK) * block)
+        let block = 2 * BLOCK * size_of::<i8>() + 3 * size_of::<f32>() + size_of::<bool>();
+        let blocks = columns.div_ceil(BLOCK);
+        rows * (columns * size_of::<f32>() + blocks * block) + Turns::bytes(rows, blocks)
     }
 
     /// Numbers in a row.
@@ -109,6 +117,7 @@ impl Activation {
         let scales = Shares::new(&mut self.scales);
         let offsets = Shares::new(&mut self.offsets);
         let sums = Shares::new(&mut self.sums);
+        let short = Shares::new(&mut self.short);
         pool.run(rows, &|row| {
             // SAFETY: each piece has a row of its own, and the slices hold `rows` rows.
             let values = unsafe { values.part(row * columns, columns) };
@@ -117,15 +126,24 @@ impl Activation {
                 Form::Floats => {}
                 Form::Blocks => {
                     // SAFETY: as above.
-                    let (quants, scales, offsets, sums) = unsafe {
+                    let (quants, scales, offsets, sums, short) = unsafe {
                         (
                             quants.part(row * blocks * 2 * BLOCK, blocks * 2 * BLOCK),
                             scales.part(row * blocks, blocks),
                             offsets.part(row * blocks, blocks),
                             sums.part(row * blocks, blocks),
+                            short.part(row * blocks, blocks),
                         )
                     };
-                    elementwise::quantize(instructions, values, quants, scales, offsets, sums);
+                    elementwise::quantize(
+                        instructions,
+                        values,
+                        quants,
+                        scales,
+                        offsets,
+                        sums,
+                        short,
+                    );
                 }
                 Form::Rounded => {
                     for (block, values) in values.chunks(BLOCK).enumerate() {
@@ -138,6 +156,9 @@ impl Activation {
                 }
             }
         });
+        if form == Form::Blocks {
+            self.turns.fill(pool, rows, &self.short);
+        }
     }
 
     /// The first rows as they were rounded to bfloat16, if they were.

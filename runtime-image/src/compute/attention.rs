@@ -1,9 +1,11 @@
-//! Attention of one query row over keys and values kept in blocks of [`TOKENS`] tokens.
+//! Attention over keys and values kept in blocks of [`TOKENS`] tokens.
 //!
-//! Blocks are visited in the order of positions with a running maximum, so the result depends on nothing but the
+//! Each row visits blocks in the order of positions with a running maximum, so its result depends on nothing but the
 //! sequence itself.
 
-use super::elementwise::{by_instructions, exp};
+use std::ops::Range;
+
+use super::elementwise::{LANES, by_instructions, exp, higher, highest};
 use crate::step::BLOCK_TOKENS;
 
 /// Tokens in one block of the arena.
@@ -15,114 +17,142 @@ const HEADS: usize = 4;
 /// Numbers of a head's result that are kept in registers while the values of a block are added to them.
 const STRIP: usize = 64;
 
-/// Width of partial sums; fixed, so that results do not depend on the processor.
-const LANES: usize = 16;
+/// Rows of one sequence that look at a block of keys and values one after the other, while it is in a core's own cache.
+pub const ROWS: usize = 8;
+
+/// What one sequence has of one head's keys and values.
+///
+/// A block of keys is `[width][TOKENS]`, a block of values `[TOKENS][width]`; both start at `block * stride` of their arena.
+pub struct Cache<'a> {
+    /// Keys of all blocks.
+    pub keys: &'a [f32],
+    /// Values of all blocks.
+    pub values: &'a [f32],
+    /// The sequence's blocks.
+    pub blocks: &'a [u32],
+    /// Numbers from one block to the next.
+    pub stride: usize,
+    /// Numbers of a head.
+    pub width: usize,
+}
 
 by_instructions! {
-    /// Attends from `queries` (heads that share this key head, one after the other) to the first `length` tokens.
-    ///
-    /// A block of keys is `[width][TOKENS]`, a block of values `[TOKENS][width]`; both start at `block * stride` of their arena.
-    pub fn attend(queries: &[f32], keys: &[f32], values: &[f32], blocks: &[u32], stride: usize, length: usize, out: &mut [f32], width: usize) = attend_body
+    /// Attends from at most [`ROWS`] rows' queries (heads that share this key head, one after the other): the first row sees
+    /// `length` tokens, each further one more.
+    pub fn attend(queries: &[&[f32]], cache: &Cache<'_>, length: usize, out: &mut [&mut [f32]]) = attend_body
 }
 
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "queries, cache, table and result of one kernel"
-)]
-fn attend_body(
-    queries: &[f32],
-    keys: &[f32],
-    values: &[f32],
-    blocks: &[u32],
-    stride: usize,
-    length: usize,
-    out: &mut [f32],
-    width: usize,
-) {
-    let cache = Cache {
-        keys,
-        values,
-        blocks: &blocks[..length.div_ceil(TOKENS)],
-        stride,
-        length,
-        width,
-    };
-    let mut heads = queries
-        .chunks(width * HEADS)
-        .zip(out.chunks_mut(width * HEADS));
-    for (queries, out) in &mut heads {
-        match queries.len() / width {
-            1 => attend_heads::<1>(queries, &cache, out),
-            2 => attend_heads::<2>(queries, &cache, out),
-            3 => attend_heads::<3>(queries, &cache, out),
-            _ => attend_heads::<HEADS>(queries, &cache, out),
+fn attend_body(queries: &[&[f32]], cache: &Cache<'_>, length: usize, out: &mut [&mut [f32]]) {
+    let group = queries.first().map_or(0, |queries| queries.len());
+    let together = cache.width * HEADS;
+    for first in (0..group).step_by(together) {
+        let heads = first..group.min(first + together);
+        match heads.len() / cache.width {
+            1 => attend_heads::<1>(queries, heads, cache, length, out),
+            2 => attend_heads::<2>(queries, heads, cache, length, out),
+            3 => attend_heads::<3>(queries, heads, cache, length, out),
+            _ => attend_heads::<HEADS>(queries, heads, cache, length, out),
         }
     }
 }
 
-/// What one sequence sees of one head's keys and values.
-struct Cache<'a> {
-    keys: &'a [f32],
-    values: &'a [f32],
-    blocks: &'a [u32],
-    stride: usize,
+/// Some heads of each row; `heads` is where they are in it.
+#[inline(always)]
+fn attend_heads<const N: usize>(
+    queries: &[&[f32]],
+    heads: Range<usize>,
+    cache: &Cache<'_>,
     length: usize,
-    width: usize,
+    out: &mut [&mut [f32]],
+) {
+    let size = cache.width * TOKENS;
+    let mut seen = [const { Seen::<N>::NOTHING }; ROWS];
+    for out in out.iter_mut() {
+        out[heads.clone()].fill(0.0);
+    }
+    let blocks = (length + queries.len() - 1).div_ceil(TOKENS);
+    for (index, block) in cache.blocks[..blocks].iter().enumerate() {
+        let at = *block as usize * cache.stride;
+        let (keys, values) = (&cache.keys[at..at + size], &cache.values[at..at + size]);
+        let rows = queries.iter().zip(out.iter_mut()).zip(&mut seen);
+        for (row, ((queries, out), seen)) in rows.enumerate() {
+            let visible = (length + row).saturating_sub(index * TOKENS).min(TOKENS);
+            if visible > 0 {
+                let (queries, out) = (&queries[heads.clone()], &mut out[heads.clone()]);
+                seen.look(queries, keys, values, visible, out);
+            }
+        }
+    }
+    for (out, seen) in out.iter_mut().zip(seen) {
+        let heads = out[heads.clone()].chunks_exact_mut(cache.width);
+        for (out, totals) in heads.zip(seen.totals) {
+            let inverse = 1.0 / totals.iter().sum::<f32>();
+            for out in out {
+                *out *= inverse;
+            }
+        }
+    }
 }
 
-#[inline(always)]
-fn attend_heads<const N: usize>(queries: &[f32], cache: &Cache<'_>, out: &mut [f32]) {
-    let width = cache.width;
-    let factor = 1.0 / (width as f32).sqrt();
-    let mut largest = [f32::NEG_INFINITY; N];
-    let mut total = [0_f32; N];
-    out.fill(0.0);
-    for (index, block) in cache.blocks.iter().enumerate() {
-        let visible = (cache.length - index * TOKENS).min(TOKENS);
-        let at = *block as usize * cache.stride;
-        let keys = &cache.keys[at..at + width * TOKENS];
-        let values = &cache.values[at..at + width * TOKENS];
+/// What a row's heads have seen so far: the largest score, and the sums of the weights.
+struct Seen<const N: usize> {
+    largest: [f32; N],
+    totals: [[f32; LANES]; N],
+}
+
+impl<const N: usize> Seen<N> {
+    const NOTHING: Self = Self {
+        largest: [f32::NEG_INFINITY; N],
+        totals: [[0.0; LANES]; N],
+    };
+
+    /// Adds what the first `visible` tokens of a block give to each head's result.
+    #[inline(always)]
+    fn look(
+        &mut self,
+        queries: &[f32],
+        keys: &[f32],
+        values: &[f32],
+        visible: usize,
+        out: &mut [f32],
+    ) {
+        let width = queries.len() / N;
+        let factor = 1.0 / (width as f32).sqrt();
         let mut scores = products::<N>(queries, keys, width);
         let mut fade = [0.0; N];
-        for head in 0..N {
-            let scores = &mut scores[head];
-            scores[visible..].fill(f32::NEG_INFINITY);
-            let mut tops = [f32::NEG_INFINITY; LANES];
+        for (head, scores) in scores.iter_mut().enumerate() {
+            if visible < TOKENS {
+                scores[visible..].fill(f32::NEG_INFINITY);
+            }
+            let mut tops = [self.largest[head]; LANES];
             for scores in scores.as_chunks_mut::<LANES>().0 {
                 for (score, top) in scores.iter_mut().zip(&mut tops) {
                     *score *= factor;
-                    *top = if *score > *top { *score } else { *top };
+                    *top = higher(*score, *top);
                 }
             }
-            let top = tops.iter().fold(
-                largest[head],
-                |top, score| {
-                    if *score > top { *score } else { top }
-                },
-            );
+            let top = highest(tops);
             for score in scores.iter_mut() {
                 *score = exp(*score - top);
             }
-            // What is not visible has no weight at all, not even that of the smallest number.
-            scores[visible..].fill(0.0);
-            let mut sums = [0_f32; LANES];
+            if visible < TOKENS {
+                // What is not visible has no weight at all, not even that of the smallest number.
+                scores[visible..].fill(0.0);
+            }
+            fade[head] = exp(self.largest[head] - top);
+            self.largest[head] = top;
+            let totals = &mut self.totals[head];
+            for total in totals.iter_mut() {
+                *total *= fade[head];
+            }
             for scores in scores.as_chunks::<LANES>().0 {
-                for (sum, score) in sums.iter_mut().zip(scores) {
-                    *sum += score;
+                for (total, score) in totals.iter_mut().zip(scores) {
+                    *total += score;
                 }
             }
-            fade[head] = exp(largest[head] - top);
-            largest[head] = top;
-            total[head] = total[head] * fade[head] + sums.iter().sum::<f32>();
         }
         add_values::<N>(&scores, values, &fade, visible, out, width);
-    }
-    for (out, total) in out.chunks_exact_mut(width).zip(total) {
-        let inverse = 1.0 / total;
-        for out in out {
-            *out *= inverse;
-        }
     }
 }
 
@@ -130,11 +160,12 @@ fn attend_heads<const N: usize>(queries: &[f32], cache: &Cache<'_>, out: &mut [f
 #[inline(always)]
 fn products<const N: usize>(queries: &[f32], keys: &[f32], width: usize) -> [[f32; TOKENS]; N] {
     let mut sums = [[0_f32; TOKENS]; N];
-    for (index, keys) in keys.as_chunks::<TOKENS>().0.iter().enumerate() {
-        for (head, sums) in sums.iter_mut().enumerate() {
-            let query = queries[head * width + index];
+    let queries: [&[f32]; N] = std::array::from_fn(|head| &queries[head * width..][..width]);
+    let keys = &keys.as_chunks::<TOKENS>().0[..width];
+    for (index, keys) in keys.iter().enumerate() {
+        for (query, sums) in queries.iter().zip(&mut sums) {
             for (sum, key) in sums.iter_mut().zip(keys) {
-                *sum = key.mul_add(query, *sum);
+                *sum = key.mul_add(query[index], *sum);
             }
         }
     }
@@ -190,10 +221,12 @@ fn add_strip<const N: usize, const WIDE: usize>(
             *sum = out * fade[head];
         }
     }
-    for token in 0..visible {
-        let values = &values[token * width..][..WIDE];
-        for (head, sums) in sums.iter_mut().enumerate() {
-            let weight = weights[head][token];
+    for (token, values) in values.chunks(width).enumerate().take(visible.min(TOKENS)) {
+        let Some(values) = values.first_chunk::<WIDE>() else {
+            break;
+        };
+        for (sums, weights) in sums.iter_mut().zip(weights) {
+            let weight = weights[token % TOKENS];
             for (sum, value) in sums.iter_mut().zip(values) {
                 *sum = value.mul_add(weight, *sum);
             }
@@ -227,9 +260,14 @@ mod tests {
         let mut plain = Vec::new();
         for set in Instructions::available() {
             let mut out = vec![0.0; width * heads];
-            attend(
-                set, &queries, &keys, &values, &blocks, stride, length, &mut out, width,
-            );
+            let cache = Cache {
+                keys: &keys,
+                values: &values,
+                blocks: &blocks,
+                stride,
+                width,
+            };
+            attend(set, &[&queries], &cache, length, &mut [&mut out]);
             for head in 0..heads {
                 let key = |t: usize, d: usize| {
                     keys[blocks[t / TOKENS] as usize * stride + d * TOKENS + t % TOKENS]

@@ -1,25 +1,18 @@
-//! Kernels for processors with AVX-512 and VNNI: one register holds one column quad of sixteen rows.
+//! Kernels for processors with AVX-512 and VNNI: one register holds one or more columns of sixteen outputs.
 //!
-//! `vpdpbusd` multiplies unsigned by signed bytes, so weights are kept unsigned and inputs signed.
-//! A tile of some input rows shares each load of the weights, and two groups of sixteen outputs each load of the input.
+//! A tile of some input rows shares each load of float weights, and two groups of sixteen outputs each load of the input.
 
 use std::arch::x86_64::{
-    __m256i, __m512, __m512i, _mm256_loadu_si256, _mm512_add_epi32, _mm512_and_si512,
-    _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_epi8,
-    _mm512_slli_epi32, _mm512_srli_epi16, _mm512_storeu_ps,
+    __m256i, __m512, __m512i, _mm256_loadu_si256, _mm512_and_si512, _mm512_castsi512_ps,
+    _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
 };
 
 pub(super) mod bf16;
+pub(super) mod blocks;
 
-use super::matmul::{BlockInput, GroupOutput};
-use super::matrix::{BLOCK, GROUP};
-use super::quants::NON_LINEAR;
-
-/// Input rows that share each load of quantised weights. With two groups and two bytes a number they take sixteen registers
-/// for a block's sums and eight for the row's.
-const TILE: usize = 4;
+use super::matmul::GroupOutput;
+use super::matrix::GROUP;
 
 /// Input rows that share each load of floats.
 const FLOAT_TILE: usize = 8;
@@ -69,23 +62,19 @@ macro_rules! by_tiles {
 
 use by_tiles;
 
-/// Writes the sums of a tile: for each row those of `G` groups.
+/// Writes the sums of some rows from `first` on: for each those of `G` groups.
 ///
 /// # Safety
 /// The processor has AVX-512F.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn store<const N: usize, const G: usize>(
-    sums: &[[__m512; G]; N],
-    first: usize,
-    outs: &[GroupOutput; G],
-) {
+unsafe fn store<const G: usize>(sums: &[[__m512; G]], first: usize, outs: &[GroupOutput; G]) {
     for (row, sums) in sums.iter().enumerate() {
         for (sum, out) in sums.iter().zip(outs) {
-            let mut values = [0_f32; GROUP];
-            // SAFETY: the array holds sixteen floats.
-            unsafe { _mm512_storeu_ps(values.as_mut_ptr(), *sum) };
-            out.write(first + row, &values);
+            let out = out.of(first + row);
+            let lanes = u16::MAX >> (GROUP - out.len());
+            // SAFETY: only the lanes that there are are written.
+            unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), lanes, *sum) };
         }
     }
 }
@@ -214,45 +203,6 @@ unsafe fn pairs_tile<const N: usize, const G: usize>(
     unsafe { store(&sums, first, outs) };
 }
 
-/// `G` neighbouring groups of a byte matrix; with `NAMED`, of a matrix whose nibbles name the bytes.
-///
-/// # Safety
-/// The processor has the instructions; the slices hold `G * input.blocks` blocks.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-pub(super) unsafe fn q8<const NAMED: bool, const G: usize>(
-    quants: &[u8],
-    scales: &[u8],
-    input: &BlockInput<'_>,
-    outs: &[GroupOutput; G],
-) {
-    by_tiles!(TILE, input.rows, |first, N| {
-        // SAFETY: `first + N` is at most the number of rows; the rest by this function's contract.
-        unsafe { q8_tile::<N, NAMED, G>(quants, scales, input, first, outs) }
-    });
-}
-
-/// [`NON_LINEAR`] from 0 to 255 around 128, in every quarter of a register.
-const CODES: [u8; 64] = {
-    let mut codes = [0; 64];
-    let mut index = 0;
-    while index < codes.len() {
-        codes[index] = NON_LINEAR[index % 16].cast_unsigned() ^ 0x80;
-        index += 1;
-    }
-    codes
-};
-
-/// Four signed bytes of an input row, in every lane.
-///
-/// # Safety
-/// `at` points to four readable bytes; the processor has AVX-512F.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn quad(at: *const i8) -> __m512i {
-    // SAFETY: by this function's contract; alignment is not needed.
-    _mm512_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
-}
-
 /// Sixteen halves as floats.
 ///
 /// # Safety
@@ -262,174 +212,4 @@ unsafe fn quad(at: *const i8) -> __m512i {
 unsafe fn halves(at: *const u8) -> __m512 {
     // SAFETY: by this function's contract.
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast::<__m256i>()) })
-}
-
-/// `128 * high + low`, as floats.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn joined(high: __m512i, low: __m512i) -> __m512 {
-    _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<7>(high), low))
-}
-
-/// # Safety
-/// As [`q8`], for `N` rows from `first` on.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-unsafe fn q8_tile<const N: usize, const NAMED: bool, const G: usize>(
-    quants: &[u8],
-    scales: &[u8],
-    input: &BlockInput<'_>,
-    first: usize,
-    outs: &[GroupOutput; G],
-) {
-    let blocks = input.blocks;
-    let nibble = _mm512_set1_epi8(15);
-    // SAFETY: the table fills a register.
-    let codes = unsafe { _mm512_loadu_si512(CODES.as_ptr().cast::<__m512i>()) };
-    let mut sums = [[_mm512_setzero_ps(); G]; N];
-    for block in 0..blocks {
-        // SAFETY: block, rows and lanes lie inside the slices by this function's contract.
-        unsafe {
-            let mut highs = [[_mm512_setzero_si512(); G]; N];
-            let mut lows = [[_mm512_setzero_si512(); G]; N];
-            for (row, lows) in lows.iter_mut().enumerate() {
-                let offset = *input.offsets.as_ptr().add((first + row) * blocks + block);
-                lows.fill(_mm512_set1_epi32(offset));
-            }
-            for index in 0..8 {
-                let mut weight = [_mm512_setzero_si512(); G];
-                for (group, weight) in weight.iter_mut().enumerate() {
-                    let at = if NAMED {
-                        (group * blocks + block) * 256 + index % 4 * 64
-                    } else {
-                        (group * blocks + block) * 512 + index * 64
-                    };
-                    let bytes = _mm512_loadu_si512(quants.as_ptr().add(at).cast::<__m512i>());
-                    *weight = match (NAMED, index / 4) {
-                        (false, _) => bytes,
-                        (true, 0) => _mm512_shuffle_epi8(codes, _mm512_and_si512(bytes, nibble)),
-                        (true, _) => {
-                            let upper = _mm512_srli_epi16::<4>(bytes);
-                            _mm512_shuffle_epi8(codes, _mm512_and_si512(upper, nibble))
-                        }
-                    };
-                }
-                for row in 0..N {
-                    let x = input
-                        .quants
-                        .as_ptr()
-                        .add(((first + row) * blocks + block) * 2 * BLOCK + index * 4);
-                    let (high, low) = (quad(x), quad(x.add(BLOCK)));
-                    for group in 0..G {
-                        highs[row][group] =
-                            _mm512_dpbusd_epi32(highs[row][group], weight[group], high);
-                        lows[row][group] =
-                            _mm512_dpbusd_epi32(lows[row][group], weight[group], low);
-                    }
-                }
-            }
-            for group in 0..G {
-                let scale = halves(scales.as_ptr().add((group * blocks + block) * 32));
-                for row in 0..N {
-                    let at = (first + row) * blocks + block;
-                    let x = _mm512_set1_ps(*input.scales.as_ptr().add(at));
-                    sums[row][group] = _mm512_fmadd_ps(
-                        joined(highs[row][group], lows[row][group]),
-                        _mm512_mul_ps(scale, x),
-                        sums[row][group],
-                    );
-                }
-            }
-        }
-    }
-    // SAFETY: the instructions are there.
-    unsafe { store(&sums, first, outs) };
-}
-
-/// `G` neighbouring groups of a nibble matrix.
-///
-/// # Safety
-/// The processor has the instructions; the slices hold `G * input.blocks` blocks.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-pub(super) unsafe fn q4<const G: usize>(
-    quants: &[u8],
-    scales: &[u8],
-    mins: &[u8],
-    input: &BlockInput<'_>,
-    outs: &[GroupOutput; G],
-) {
-    by_tiles!(TILE, input.rows, |first, N| {
-        // SAFETY: `first + N` is at most the number of rows; the rest by this function's contract.
-        unsafe { q4_tile::<N, G>(quants, scales, mins, input, first, outs) }
-    });
-}
-
-/// # Safety
-/// As [`q4`], for `N` rows from `first` on.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-unsafe fn q4_tile<const N: usize, const G: usize>(
-    quants: &[u8],
-    scales: &[u8],
-    mins: &[u8],
-    input: &BlockInput<'_>,
-    first: usize,
-    outs: &[GroupOutput; G],
-) {
-    let blocks = input.blocks;
-    let nibble = _mm512_set1_epi8(15);
-    let mut sums = [[_mm512_setzero_ps(); G]; N];
-    for block in 0..blocks {
-        // SAFETY: block, rows and lanes lie inside the slices by this function's contract.
-        unsafe {
-            let mut highs = [[_mm512_setzero_si512(); G]; N];
-            let mut lows = [[_mm512_setzero_si512(); G]; N];
-            for index in 0..4 {
-                let mut bytes = [_mm512_setzero_si512(); G];
-                for (group, bytes) in bytes.iter_mut().enumerate() {
-                    let at = (group * blocks + block) * 256 + index * 64;
-                    *bytes = _mm512_loadu_si512(quants.as_ptr().add(at).cast::<__m512i>());
-                }
-                let (mut lower, mut upper) = (bytes, bytes);
-                for group in 0..G {
-                    lower[group] = _mm512_and_si512(bytes[group], nibble);
-                    upper[group] = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes[group]), nibble);
-                }
-                for row in 0..N {
-                    let x = input
-                        .quants
-                        .as_ptr()
-                        .add(((first + row) * blocks + block) * 2 * BLOCK + index * 4);
-                    let (high, low) = (quad(x), quad(x.add(BLOCK)));
-                    for group in 0..G {
-                        highs[row][group] =
-                            _mm512_dpbusd_epi32(highs[row][group], lower[group], high);
-                        lows[row][group] = _mm512_dpbusd_epi32(lows[row][group], lower[group], low);
-                    }
-                    let (high, low) = (quad(x.add(16)), quad(x.add(BLOCK + 16)));
-                    for group in 0..G {
-                        highs[row][group] =
-                            _mm512_dpbusd_epi32(highs[row][group], upper[group], high);
-                        lows[row][group] = _mm512_dpbusd_epi32(lows[row][group], upper[group], low);
-                    }
-                }
-            }
-            for group in 0..G {
-                let at = (group * blocks + block) * 32;
-                let scale = halves(scales.as_ptr().add(at));
-                let min = halves(mins.as_ptr().add(at));
-                for row in 0..N {
-                    let at = (first + row) * blocks + block;
-                    let x = _mm512_set1_ps(*input.scales.as_ptr().add(at));
-                    let sum = &mut sums[row][group];
-                    *sum = _mm512_fmadd_ps(
-                        joined(highs[row][group], lows[row][group]),
-                        _mm512_mul_ps(scale, x),
-                        *sum,
-                    );
-                    *sum = _mm512_fmadd_ps(min, _mm512_set1_ps(*input.sums.as_ptr().add(at)), *sum);
-                }
-            }
-        }
-    }
-    // SAFETY: the instructions are there.
-    unsafe { store(&sums, first, outs) };
 }

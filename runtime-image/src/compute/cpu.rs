@@ -1,6 +1,9 @@
 //! The backend of this processor: packed matrices, one pool of threads, kernels by instruction set.
 
+use std::ops::Range;
+
 use super::activation::{Activation, Form};
+use super::attention::Cache;
 use super::backend::{Backend, Fault, HeadNorms, Heads, Product, Rotation};
 use super::matmul::{self, multiply};
 use super::matrix::{Blocks, Float, Matrix};
@@ -8,7 +11,7 @@ use super::pool::{Pool, Shares};
 use super::ranks::Seat;
 use super::tensor::{Kind, Tensor};
 use super::{Arithmetic, Instructions, attention, elementwise, pages};
-use crate::step::{BLOCK_TOKENS, BlockCopy, StepPlan};
+use crate::step::{BLOCK_TOKENS, BlockCopy, Run, StepPlan};
 
 /// Rows that one piece of work adds: enough to be worth claiming.
 const ADDED: usize = 16;
@@ -257,29 +260,30 @@ impl Backend for Cpu {
         let (part, stride) = (heads.part(), heads.block());
         let group = heads.queries / heads.keys * width;
         let shares = Shares::new(&mut out.values[..rows * queries]);
-        let run_of_row: Vec<usize> = plan
-            .runs
-            .iter()
-            .enumerate()
-            .flat_map(|(index, run)| run.rows.clone().map(move |_| index))
-            .collect();
+        let tiles: Vec<(&Run, Range<usize>)> = plan.runs.iter().flat_map(tiles).collect();
         // Later rows see more tokens, so they go first: the short ones fill the gaps at the end.
-        self.pool.run(rows * heads.keys, &|piece| {
-            let (row, head) = (rows - 1 - piece / heads.keys, piece % heads.keys);
-            let at = layer * 2 * part + head * width * BLOCK_TOKENS;
-            // SAFETY: each piece has a row and a group of heads of its own.
-            let out = unsafe { shares.part(row * queries + head * group, group) };
-            attention::attend(
-                instructions,
-                &query.values[row * queries + head * group..][..group],
-                &arena[at..],
-                &arena[at + part..],
-                &plan.runs[run_of_row[row]].blocks,
+        self.pool.run(tiles.len() * heads.keys, &|piece| {
+            let (run, rows) = &tiles[tiles.len() - 1 - piece / heads.keys];
+            let head = piece % heads.keys;
+            let keys = layer * 2 * part + head * width * BLOCK_TOKENS;
+            let cache = Cache {
+                keys: &arena[keys..],
+                values: &arena[keys + part..],
+                blocks: &run.blocks,
                 stride,
-                plan.positions[row] as usize + 1,
-                out,
                 width,
-            );
+            };
+            let at = |row: usize| row * queries + head * group;
+            let mut asked: [&[f32]; attention::ROWS] = Default::default();
+            let mut out: [&mut [f32]; attention::ROWS] = Default::default();
+            for ((asked, out), row) in asked.iter_mut().zip(&mut out).zip(rows.clone()) {
+                *asked = &query.values[at(row)..][..group];
+                // SAFETY: each piece has rows and a group of heads of its own.
+                *out = unsafe { shares.part(at(row), group) };
+            }
+            let length = plan.positions[rows.start] as usize + 1;
+            let (asked, out) = (&asked[..rows.len()], &mut out[..rows.len()]);
+            attention::attend(instructions, asked, &cache, length, out);
         });
         let form = self.form(&[feeds]);
         out.fill(&mut self.pool, instructions, rows, form, &|_, _| {});
@@ -324,9 +328,16 @@ impl Backend for Cpu {
     }
 }
 
+/// A run's rows, as many at a time as attend together.
+fn tiles(run: &Run) -> impl Iterator<Item = (&Run, Range<usize>)> {
+    let rows = run.rows.clone();
+    let firsts = rows.clone().step_by(attention::ROWS);
+    firsts.map(move |first| (run, first..rows.end.min(first + attention::ROWS)))
+}
+
 /// The block into which each row's keys and values go.
 fn block_of_rows(plan: &StepPlan) -> Vec<u32> {
-    let of_run = |run: &crate::step::Run| {
+    let of_run = |run: &Run| {
         run.rows
             .clone()
             .map(|row| run.blocks[plan.positions[row] as usize / BLOCK_TOKENS])

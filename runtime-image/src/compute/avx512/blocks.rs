@@ -1,0 +1,344 @@
+//! Products of quantised weights: a block of two groups stays in registers while rows of the input go by.
+//!
+//! `vpdpbusd` multiplies unsigned by signed bytes, so weights are kept unsigned and inputs signed.
+
+use std::arch::x86_64::{
+    __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi32, _mm512_and_si512,
+    _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_mul_ps,
+    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_shuffle_epi8, _mm512_slli_epi32, _mm512_srli_epi16,
+};
+
+use std::mem::MaybeUninit;
+
+use super::{by_tiles, halves, store};
+use crate::compute::matmul::{BlockInput, GroupOutput};
+use crate::compute::matrix::BLOCK;
+use crate::compute::quants::NON_LINEAR;
+use crate::compute::turns::SPAN;
+
+/// Registers of four columns each that a block of one group takes.
+const QUADS: usize = BLOCK / 4;
+
+/// A row's numbers are fetched into the nearest cache so many rows ahead.
+const AHEAD: usize = 4;
+
+/// Fewer rows than these are multiplied as tiles of up to [`TILE`]: they wait for weights, which come faster piece by piece.
+const FEW: usize = 8;
+const TILE: usize = 4;
+
+/// How a block's weights lie: as bytes from 0 to 255 around 128.
+pub(in crate::compute) const BYTES: u8 = 0;
+/// As nibbles that name such bytes.
+pub(in crate::compute) const NAMES: u8 = 1;
+/// As nibbles with a minimum.
+pub(in crate::compute) const NIBBLES: u8 = 2;
+
+/// The weights of `G` neighbouring groups; minima only with [`NIBBLES`].
+pub(in crate::compute) struct Groups<'a> {
+    pub(in crate::compute) quants: &'a [u8],
+    pub(in crate::compute) scales: &'a [u8],
+    pub(in crate::compute) mins: &'a [u8],
+}
+
+/// Multiplies all rows with `G` groups.
+///
+/// # Safety
+/// The processor has the instructions; the slices hold `G * input.blocks` blocks.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+pub(in crate::compute) unsafe fn multiply<const KIND: u8, const G: usize>(
+    groups: &Groups<'_>,
+    input: &BlockInput<'_>,
+    outs: &[GroupOutput; G],
+) {
+    if input.rows < FEW {
+        by_tiles!(TILE, input.rows, |first, N| {
+            // SAFETY: `first + N` is at most the number of rows; the rest by this function's contract.
+            unsafe { tile::<KIND, N, G>(groups, input, first, outs) }
+        });
+        return;
+    }
+    let mut sums = [const { MaybeUninit::uninit() }; SPAN];
+    for span in input.turns.spans() {
+        let sums = &mut sums[..span.len()];
+        for sum in &mut *sums {
+            sum.write([_mm512_setzero_ps(); G]);
+        }
+        // SAFETY: all were written.
+        let sums = unsafe { sums.assume_init_mut() };
+        for block in 0..input.blocks {
+            // SAFETY: the block lies in the slices by this function's contract, and rows that take turns in the input.
+            unsafe {
+                let weights = Weights::<G>::read::<KIND>(groups, input.blocks, block);
+                let at = |within: u8| (span.start + usize::from(within)) * input.blocks + block;
+                let (short, long) = input.turns.of(&span, block);
+                add_all::<KIND, 1, G>(&weights, input, short, at, sums);
+                add_all::<KIND, 2, G>(&weights, input, long, at, sums);
+            }
+        }
+        // SAFETY: the instructions are there.
+        unsafe { store(sums, span.start, outs) };
+    }
+}
+
+/// Multiplies `N` rows from `first` on with `G` groups.
+///
+/// # Safety
+/// As [`multiply`], for rows of the input.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+unsafe fn tile<const KIND: u8, const N: usize, const G: usize>(
+    groups: &Groups<'_>,
+    input: &BlockInput<'_>,
+    first: usize,
+    outs: &[GroupOutput; G],
+) {
+    let mut sums = [[_mm512_setzero_ps(); G]; N];
+    for block in 0..input.blocks {
+        let mut products = [[[_mm512_setzero_si512(); G]; 2]; N];
+        // SAFETY: block and rows lie in the slices by this function's contract.
+        unsafe {
+            for index in 0..QUADS / 2 {
+                for index in [index, QUADS / 2 + index] {
+                    let quads: [__m512i; G] = std::array::from_fn(|group| {
+                        groups.quad::<KIND>(group * input.blocks + block, index)
+                    });
+                    for (row, products) in products.iter_mut().enumerate() {
+                        let at = (first + row) * input.blocks + block;
+                        add_quads(products, &quads, input, at, index);
+                    }
+                }
+            }
+            let (scales, mins) = groups.floats::<KIND, G>(input.blocks, block);
+            for (row, (products, sums)) in products.iter().zip(&mut sums).enumerate() {
+                let at = (first + row) * input.blocks + block;
+                add_block::<KIND, 2, G>(sums, products, (&scales, &mins), input, at);
+            }
+        }
+    }
+    // SAFETY: the instructions are there.
+    unsafe { store(&sums, first, outs) };
+}
+
+/// Adds a block's products to the sums of rows whose numbers have `WIDTH` bytes there; `at` tells where a row's block is in
+/// the input.
+///
+/// # Safety
+/// As [`multiply`], for blocks in the input.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+unsafe fn add_all<const KIND: u8, const WIDTH: usize, const G: usize>(
+    weights: &Weights<G>,
+    input: &BlockInput<'_>,
+    rows: &[u8],
+    at: impl Fn(u8) -> usize,
+    sums: &mut [[__m512; G]],
+) {
+    for (index, row) in rows.iter().enumerate() {
+        // SAFETY: by this function's contract; what is not there is not fetched ahead.
+        unsafe {
+            if let Some(later) = rows.get(index + AHEAD) {
+                let from = input.quants.as_ptr().add(at(*later) * 2 * BLOCK);
+                _mm_prefetch::<_MM_HINT_T0>(from);
+            }
+            let sums = &mut sums[usize::from(*row)];
+            add::<KIND, WIDTH, G>(weights, input, at(*row), sums);
+        }
+    }
+}
+
+impl Groups<'_> {
+    /// Four columns of a block, as a byte each for sixteen outputs; `at` is the block's number among those of all groups.
+    ///
+    /// # Safety
+    /// The processor has the instructions, and the block is there.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn quad<const KIND: u8>(&self, at: usize, index: usize) -> __m512i {
+        let registers = if KIND == BYTES { QUADS } else { QUADS / 2 };
+        // SAFETY: by this function's contract.
+        let bytes = unsafe {
+            let from = self
+                .quants
+                .as_ptr()
+                .add((at * registers + index % registers) * 64);
+            _mm512_loadu_si512(from.cast::<__m512i>())
+        };
+        if KIND == BYTES {
+            return bytes;
+        }
+        let bytes = if index < registers {
+            bytes
+        } else {
+            _mm512_srli_epi16::<4>(bytes)
+        };
+        let nibbles = _mm512_and_si512(bytes, _mm512_set1_epi8(15));
+        if KIND == NIBBLES {
+            return nibbles;
+        }
+        // SAFETY: the table fills a register.
+        let codes = unsafe { _mm512_loadu_si512(CODES.as_ptr().cast::<__m512i>()) };
+        _mm512_shuffle_epi8(codes, nibbles)
+    }
+
+    /// The scales of a block of `G` groups of `blocks` blocks, and its minima or nothing.
+    ///
+    /// # Safety
+    /// The processor has the instructions, and the block is there.
+    #[inline]
+    #[target_feature(enable = "avx512f,f16c")]
+    unsafe fn floats<const KIND: u8, const G: usize>(
+        &self,
+        blocks: usize,
+        block: usize,
+    ) -> ([__m512; G], [__m512; G]) {
+        let (mut scales, mut mins) = ([_mm512_setzero_ps(); G], [_mm512_setzero_ps(); G]);
+        for group in 0..G {
+            let at = (group * blocks + block) * 32;
+            // SAFETY: by this function's contract.
+            unsafe {
+                scales[group] = halves(self.scales.as_ptr().add(at));
+                if KIND == NIBBLES {
+                    mins[group] = halves(self.mins.as_ptr().add(at));
+                }
+            }
+        }
+        (scales, mins)
+    }
+}
+
+/// One block of `G` groups: bytes of four columns by sixteen outputs each.
+struct Weights<const G: usize> {
+    quads: [[__m512i; G]; QUADS],
+    scales: [__m512; G],
+    mins: [__m512; G],
+}
+
+impl<const G: usize> Weights<G> {
+    /// # Safety
+    /// As [`multiply`]; the groups have `blocks` blocks, `block` is one of them.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+    unsafe fn read<const KIND: u8>(groups: &Groups<'_>, blocks: usize, block: usize) -> Self {
+        let mut quads = [[_mm512_setzero_si512(); G]; QUADS];
+        for (index, quads) in quads.iter_mut().enumerate() {
+            for (group, quad) in quads.iter_mut().enumerate() {
+                // SAFETY: by this function's contract.
+                *quad = unsafe { groups.quad::<KIND>(group * blocks + block, index) };
+            }
+        }
+        // SAFETY: as above.
+        let (scales, mins) = unsafe { groups.floats::<KIND, G>(blocks, block) };
+        Self {
+            quads,
+            scales,
+            mins,
+        }
+    }
+}
+
+/// [`NON_LINEAR`] from 0 to 255 around 128, in every quarter of a register.
+const CODES: [u8; 64] = {
+    let mut codes = [0; 64];
+    let mut index = 0;
+    while index < codes.len() {
+        codes[index] = NON_LINEAR[index % 16].cast_unsigned() ^ 0x80;
+        index += 1;
+    }
+    codes
+};
+
+/// Adds a block's products to the sums of one row, whose block is at `at` in the input.
+///
+/// # Safety
+/// As [`add_all`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+unsafe fn add<const KIND: u8, const WIDTH: usize, const G: usize>(
+    weights: &Weights<G>,
+    input: &BlockInput<'_>,
+    at: usize,
+    sums: &mut [__m512; G],
+) {
+    let mut products = [[_mm512_setzero_si512(); G]; WIDTH];
+    // SAFETY: by this function's contract.
+    unsafe {
+        for (index, quads) in weights.quads.iter().enumerate() {
+            add_quads(&mut products, quads, input, at, index);
+        }
+        let floats = (&weights.scales, &weights.mins);
+        add_block::<KIND, WIDTH, G>(sums, &products, floats, input, at);
+    }
+}
+
+/// Adds the products of four columns: for each of `WIDTH` bytes of the input's numbers those of `G` groups.
+///
+/// # Safety
+/// The processor has the instructions, and a block is at `at` in the input.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn add_quads<const WIDTH: usize, const G: usize>(
+    products: &mut [[__m512i; G]; WIDTH],
+    quads: &[__m512i; G],
+    input: &BlockInput<'_>,
+    at: usize,
+    index: usize,
+) {
+    for (byte, products) in products.iter_mut().enumerate() {
+        // SAFETY: inside the row's block of the input.
+        let x = unsafe {
+            let from = input.quants.as_ptr().add((at * 2 + byte) * BLOCK);
+            quad(from.add(index * 4))
+        };
+        for (sum, quads) in products.iter_mut().zip(quads) {
+            *sum = _mm512_dpbusd_epi32(*sum, *quads, x);
+        }
+    }
+}
+
+/// Adds a block's products, scaled, to a row's sums.
+///
+/// # Safety
+/// As [`add_quads`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn add_block<const KIND: u8, const WIDTH: usize, const G: usize>(
+    sums: &mut [__m512; G],
+    products: &[[__m512i; G]; WIDTH],
+    (scales, mins): (&[__m512; G], &[__m512; G]),
+    input: &BlockInput<'_>,
+    at: usize,
+) {
+    // SAFETY: the block is in the input.
+    let (scale, offset, total) = unsafe {
+        (
+            _mm512_set1_ps(*input.scales.as_ptr().add(at)),
+            _mm512_set1_epi32(*input.offsets.as_ptr().add(at)),
+            _mm512_set1_ps(*input.sums.as_ptr().add(at)),
+        )
+    };
+    for (group, sum) in sums.iter_mut().enumerate() {
+        let mut whole = _mm512_slli_epi32::<7>(products[0][group]);
+        if WIDTH == 2 {
+            whole = _mm512_add_epi32(whole, products[1][group]);
+        }
+        if KIND != NIBBLES {
+            whole = _mm512_add_epi32(whole, offset);
+        }
+        let scale = _mm512_mul_ps(scales[group], scale);
+        *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), scale, *sum);
+        if KIND == NIBBLES {
+            *sum = _mm512_fmadd_ps(mins[group], total, *sum);
+        }
+    }
+}
+
+/// Four signed bytes of an input row, in every lane.
+///
+/// # Safety
+/// `at` points to four readable bytes; the processor has AVX-512F.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn quad(at: *const i8) -> __m512i {
+    // SAFETY: by this function's contract; alignment is not needed.
+    _mm512_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
+}
