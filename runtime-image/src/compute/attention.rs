@@ -252,6 +252,40 @@ mod tests {
         }
     }
 
+    #[test]
+    fn rows_that_attend_together_get_what_each_gets_alone() {
+        let (width, heads) = (64, 6);
+        let stride = width * TOKENS;
+        let (keys, values) = (wave(stride * 4, 0.37), wave(stride * 4, 0.73));
+        let queries = wave(width * heads * ROWS, 1.1);
+        let queries: Vec<&[f32]> = queries.chunks(width * heads).collect();
+        let cache = Cache {
+            keys: &keys,
+            values: &values,
+            blocks: &[2, 0, 3],
+            stride,
+            width,
+        };
+        for set in Instructions::available() {
+            // The last rows see a block more than the first.
+            let length = 2 * TOKENS - 3;
+            let mut together = vec![vec![0.0; width * heads]; ROWS];
+            let mut out: Vec<&mut [f32]> = together.iter_mut().map(Vec::as_mut_slice).collect();
+            attend(set, &queries, &cache, length, &mut out);
+            for (row, together) in together.iter().enumerate() {
+                let mut alone = vec![0.0; width * heads];
+                attend(
+                    set,
+                    &[queries[row]],
+                    &cache,
+                    length + row,
+                    &mut [&mut alone],
+                );
+                assert_eq!(*together, alone, "row {row} with {}", set.name());
+            }
+        }
+    }
+
     fn check(width: usize, heads: usize, length: usize) {
         let stride = width * TOKENS;
         let (keys, values) = (wave(stride * 4, 0.37), wave(stride * 4, 0.73));

@@ -8,7 +8,6 @@ use std::arch::x86_64::{
     _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
     _mm512_shuffle_epi8, _mm512_slli_epi32, _mm512_srli_epi16,
 };
-
 use std::mem::MaybeUninit;
 
 use super::{by_tiles, halves, store};
