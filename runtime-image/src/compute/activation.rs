@@ -6,7 +6,7 @@ use super::matrix::{BLOCK, Matrix};
 use super::pages::Aligned;
 use super::pool::{Pool, Shares};
 use super::rounded::{ROW, Rounded};
-use super::turns::Turns;
+use super::turns::{FEW, Turns};
 
 /// What products read of their input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +156,7 @@ impl Activation {
                 }
             }
         });
-        if form == Form::Blocks {
+        if form == Form::Blocks && rows >= FEW {
             self.turns.fill(pool, rows, &self.short);
         }
     }

@@ -221,7 +221,7 @@ fn add_strip<const N: usize, const WIDE: usize>(
             *sum = out * fade[head];
         }
     }
-    for (token, values) in values.chunks(width).enumerate().take(visible.min(TOKENS)) {
+    for (token, values) in values.chunks(width).enumerate().take(visible) {
         let Some(values) = values.first_chunk::<WIDE>() else {
             break;
         };

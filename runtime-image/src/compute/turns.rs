@@ -7,6 +7,9 @@ use super::pool::{Pool, Shares};
 /// Rows that take turns with each other: so many rows' sums stay in a core's own cache while blocks go by.
 pub(super) const SPAN: usize = 128;
 
+/// Fewer rows than these take no turns.
+pub(super) const FEW: usize = 8;
+
 /// For each span of rows and each block the rows of the span, those that are short there before the others.
 pub(super) struct Turns {
     rows: usize,
@@ -52,7 +55,6 @@ impl Turns {
                 let order = &mut order[block * count..][..count];
                 let (mut first, mut last) = (0, count);
                 for (within, row) in of_span.clone().enumerate() {
-                    // Every row is written at both ends; what is passed stays.
                     let is_short = are_short[row * blocks + block];
                     let at = if is_short { first } else { last - 1 };
                     order[at] = within as u8;

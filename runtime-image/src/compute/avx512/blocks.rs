@@ -14,7 +14,7 @@ use super::{by_tiles, halves, store};
 use crate::compute::matmul::{BlockInput, GroupOutput};
 use crate::compute::matrix::BLOCK;
 use crate::compute::quants::NON_LINEAR;
-use crate::compute::turns::SPAN;
+use crate::compute::turns::{FEW, SPAN};
 
 /// Registers of four columns each that a block of one group takes.
 const QUADS: usize = BLOCK / 4;
@@ -22,8 +22,7 @@ const QUADS: usize = BLOCK / 4;
 /// A row's numbers are fetched into the nearest cache so many rows ahead.
 const AHEAD: usize = 4;
 
-/// Fewer rows than these are multiplied as tiles of up to [`TILE`]: they wait for weights, which come faster piece by piece.
-const FEW: usize = 8;
+/// Rows of a tile. Fewer than [`FEW`] rows are multiplied so: they wait for weights, which come faster piece by piece.
 const TILE: usize = 4;
 
 /// How a block's weights lie: as bytes from 0 to 255 around 128.
