@@ -12,6 +12,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::core::Status;
 use kube::core::object::HasStatus;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -20,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use crate::api::Reason;
 use crate::child::{APPLIED, MANAGER};
 use crate::conditions::{Transition, shortened};
 use crate::context::{Stored, Stores};
@@ -164,9 +166,9 @@ impl ClusterError {
         }
     }
 
-    /// Whether trying again without a change is no use: the API server has read the object and refuses it.
+    /// The reason to tell where trying again without a change is no use: the API server has read the object and refuses it.
     #[must_use]
-    pub fn refused(&self) -> Option<String> {
+    pub fn refused(&self) -> Option<(Reason, String)> {
         let Self::Apply {
             kind,
             name,
@@ -176,13 +178,25 @@ impl ClusterError {
         else {
             return None;
         };
-        matches!(status.code, 400 | 403 | 422).then(|| {
-            format!(
-                "{kind} {name} was refused by the API server: {}",
-                status.message
-            )
-        })
+        let reason = match status.code {
+            403 if is_of_a_leaving_namespace(status) => Reason::NamespaceTerminating,
+            400 | 403 | 422 => Reason::Refused,
+            _ => return None,
+        };
+        let words = &status.message;
+        Some((
+            reason,
+            format!("{kind} {name} was refused by the API server: {words}"),
+        ))
     }
+}
+
+/// Whether nothing new is taken because the whole namespace is being deleted.
+fn is_of_a_leaving_namespace(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes
+        .into_iter()
+        .any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// What stands in the way of a child's name.

@@ -130,10 +130,9 @@ async fn converge(
     match apply(objects, observed, ctx).await {
         Ok(()) => Ok(Outcome::Reached(validated, progress)),
         Err(error) => match error.refused() {
-            Some(message) => Ok(Outcome::Invalid(validate::Violation {
-                reason: crate::api::Reason::InvalidSpec,
-                message,
-            })),
+            Some((reason, message)) => {
+                Ok(Outcome::Invalid(validate::Violation { reason, message }))
+            }
             None => Err(error),
         },
     }

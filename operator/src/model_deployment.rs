@@ -94,7 +94,7 @@ async fn reconcile(
     };
     let asked = pods_to_ask(object, &decision, &observed, now);
     observed.saying = ctx.status_reader.read(&asked).await;
-    let new = status::status(object, &decision, refused.as_deref(), &observed, now);
+    let new = status::status(object, &decision, refused.as_ref(), &observed, now);
     let old = object
         .status
         .as_ref()

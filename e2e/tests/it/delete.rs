@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use chandler_e2e::cluster::{
-    CLAIM, DEPLOYMENT, JOB, Kind, MODEL_CACHE, MODEL_DEPLOYMENT, POD, SERVICE, names,
+    CLAIM, DEPLOYMENT, JOB, Kind, MODEL_CACHE, MODEL_DEPLOYMENT, NAMESPACE, POD, SERVICE, names,
 };
 use chandler_e2e::model::{self, NAME};
 use chandler_e2e::story::{Company, Story, story};
@@ -201,5 +201,40 @@ fn a_namespace_with_a_live_deployment_is_gone_within_a_minute() {
         story.disturbs();
         // The wait inside has a deadline of one minute.
         namespace::gone(&story.world.cluster, &story.namespace).await
+    });
+}
+
+#[test]
+fn a_namespace_that_takes_long_to_go_is_told_and_is_no_failure_of_the_deployment() {
+    story("leaving", Company::Welcome, async |story| {
+        let (cluster, namespace) = (&story.world.cluster, &story.namespace);
+        story.deploy().await?;
+        story.ready().await?;
+        // Pods go first, and everything else waits for the last of them.
+        let container = json!({
+            "name": "main",
+            "image": "none",
+            "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } },
+        });
+        let held = json!({
+            "metadata": { "name": "held", "finalizers": ["example.com/held"] },
+            "spec": {
+                "schedulingGates": [{ "name": "example.com/held" }],
+                "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
+                "containers": [container],
+            },
+        });
+        story.apply(POD, held).await?;
+        story.disturbs();
+        cluster.delete(NAMESPACE, "", namespace).await?;
+        cluster.delete(SERVICE, namespace, NAME).await?;
+        let not_ready = [("Ready", "False"), ("Reconciling", "True")];
+        let texts = ["Service", namespace, "being terminated"];
+        story
+            .told(WITHIN, &not_ready, "NamespaceTerminating", &texts)
+            .await?;
+        let free = json!({ "metadata": { "finalizers": null } });
+        cluster.change(POD, namespace, "held", &free).await?;
+        namespace::gone(cluster, namespace).await
     });
 }

@@ -153,6 +153,8 @@ reasons! {
     Answering,
     /// The API server refused an object that the operator wanted to make.
     Refused,
+    /// The namespace is being deleted, and the API server takes nothing new in it.
+    NamespaceTerminating,
 }
 
 impl ConditionType {
@@ -242,7 +244,8 @@ impl Reason {
             | Self::DeviceLost
             | Self::ProbeFailing
             | Self::NoReadyReplica
-            | Self::Answering => false,
+            | Self::Answering
+            | Self::NamespaceTerminating => false,
         }
     }
 

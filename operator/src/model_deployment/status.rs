@@ -39,7 +39,7 @@ const NOT_HANDED_OUT: &str =
 pub fn status(
     object: &ModelDeployment,
     decision: &Decision,
-    refused: Option<&str>,
+    refused: Option<&(Reason, String)>,
     observed: &Observed,
     now: Timestamp,
 ) -> ModelDeploymentStatus {
@@ -204,7 +204,7 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    fn verdicts(&self, refused: Option<&str>) -> Vec<(ConditionType, Verdict)> {
+    fn verdicts(&self, refused: Option<&(Reason, String)>) -> Vec<(ConditionType, Verdict)> {
         let resolved = self.model_resolved();
         let weights = self.weights_cached();
         let schedulable = self.schedulable();
@@ -212,7 +212,7 @@ impl Seen<'_> {
         let available = self.available(&schedulable);
         let ready = match refused {
             _ if resolved.holds != Holds::Yes => resolved.clone(),
-            Some(words) => Verdict::no(Reason::Refused, words),
+            Some((reason, words)) => Verdict::no(*reason, words),
             None if self.object.spec.replicas == 0 && weights.holds == Holds::Yes => {
                 self.suspended()
             }
