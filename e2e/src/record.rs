@@ -1,8 +1,8 @@
 //! Every state that the ModelDeployments and ModelCaches of a namespace go through, from a watch that runs beside the story.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use futures::{StreamExt, pin_mut};
@@ -12,7 +12,8 @@ use kube::runtime::watcher::{Config, Event, watcher};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::cluster::{Cluster, Kind, MODEL_CACHE, MODEL_DEPLOYMENT};
+use crate::cluster::{Cluster, Kind, MODEL_CACHE, MODEL_DEPLOYMENT, POD};
+use crate::model::condition;
 use crate::steadiness::{Entry, Judgement, State, violations};
 use crate::tools::{checkout, run_with_input};
 use crate::wait::{Seen, until};
@@ -21,6 +22,11 @@ const KINDS: [Kind; 2] = [MODEL_DEPLOYMENT, MODEL_CACHE];
 
 /// A watch lags behind by milliseconds; one that broke off comes back with growing pauses.
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(30);
+
+/// A pod is unready when its probe failed three times, a second apart. A kubelet that says so sooner, of a container that
+/// runs, has written what it knew before the first answer over what it knew since (its `syncPod` races with its probes), and
+/// takes that back with the next answer.
+const BEFORE_A_PROBE_FAILS: Duration = Duration::from_secs(2);
 
 /// A watch on a namespace, ended when it is dropped.
 pub struct Record {
@@ -36,6 +42,10 @@ struct Log {
     entries: Vec<Logged>,
     /// A watch that resumes tells again what it told already.
     seen: HashSet<String>,
+    /// When each pod that is ready became so, by uid.
+    ready: HashMap<String, Instant>,
+    /// How often a kubelet took back that a pod is ready before a probe could have failed.
+    slips: usize,
 }
 
 enum Logged {
@@ -50,8 +60,16 @@ impl Record {
         let log = Arc::new(Mutex::new(Log::default()));
         let mut watches = JoinSet::new();
         for kind in KINDS {
-            watches.spawn(watch(cluster.api(kind, namespace), Arc::clone(&log)));
+            watches.spawn(watch(
+                cluster.api(kind, namespace),
+                Arc::clone(&log),
+                Log::add,
+            ));
         }
+        let pods = cluster.api(POD, namespace);
+        watches.spawn(watch(pods, Arc::clone(&log), |log, pod| {
+            log.note_slip(&pod, Instant::now());
+        }));
         Self {
             cluster: cluster.clone(),
             namespace: namespace.to_owned(),
@@ -71,8 +89,19 @@ impl Record {
     /// When they were not; the error holds each violation with the states of its object.
     pub async fn check(self) -> Result<()> {
         self.catch_up().await?;
-        let log = std::mem::take(&mut lock(&self.log).entries);
+        let (log, slips) = {
+            let mut log = lock(&self.log);
+            (std::mem::take(&mut log.entries), log.slips)
+        };
         note_reasons(&self.namespace, &log)?;
+        if slips > 0 {
+            eprintln!(
+                "{}: the kubelet took back {slips} times that a pod is ready; Ready may follow it",
+                self.namespace
+            );
+        }
+        let slips = std::iter::repeat_n((), slips).map(|()| Logged::Disturbance);
+        let log: Vec<Logged> = slips.chain(log).collect();
         let found = violations(&judged(&log).await?);
         ensure!(
             found.is_empty(),
@@ -112,16 +141,31 @@ impl Log {
             self.entries.push(Logged::Object(object));
         }
     }
+
+    fn note_slip(&mut self, pod: &Value, now: Instant) {
+        let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
+        let before = self.ready.remove(uid);
+        if condition(pod, "Ready")["status"] == "True" {
+            self.ready.insert(uid.to_owned(), before.unwrap_or(now));
+            return;
+        }
+        let is_leaving = pod["metadata"]["deletionTimestamp"].is_string();
+        let runs = pod["status"]["containerStatuses"][0]["state"]["running"].is_object();
+        let is_early = |since| now.duration_since(since) < BEFORE_A_PROBE_FAILS;
+        if runs && !is_leaving && before.is_some_and(is_early) {
+            self.slips += 1;
+        }
+    }
 }
 
-async fn watch(api: Api<DynamicObject>, log: Arc<Mutex<Log>>) {
+async fn watch(api: Api<DynamicObject>, log: Arc<Mutex<Log>>, note: fn(&mut Log, Value)) {
     let events = watcher(api, Config::default()).default_backoff();
     pin_mut!(events);
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Apply(object) | Event::InitApply(object)) => {
                 if let Ok(object) = serde_json::to_value(object) {
-                    lock(&log).add(object);
+                    note(&mut lock(&log), object);
                 }
             }
             Ok(Event::Delete(_) | Event::Init | Event::InitDone) => {}
@@ -185,4 +229,39 @@ async fn judged(log: &[Logged]) -> Result<Vec<Entry>> {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_no_probe_and_no_end_can_have_caused_is_a_slip_of_the_kubelet() {
+        let pod = |ready: &str, state: Value, leaves: Option<&str>| {
+            json!({
+                "metadata": { "uid": "u", "deletionTimestamp": leaves },
+                "status": {
+                    "conditions": [{ "type": "Ready", "status": ready }],
+                    "containerStatuses": [{ "state": state }],
+                },
+            })
+        };
+        let running = || json!({ "running": {} });
+        let began = Instant::now();
+        let later = |seconds| began + Duration::from_secs(seconds);
+        let slips = |unready: Value, seconds| {
+            let mut log = Log::default();
+            log.note_slip(&pod("False", running(), None), began);
+            log.note_slip(&pod("True", running(), None), began);
+            log.note_slip(&unready, later(seconds));
+            log.note_slip(&pod("True", running(), None), later(seconds));
+            log.slips
+        };
+        assert_eq!(slips(pod("False", running(), None), 1), 1);
+        assert_eq!(slips(pod("False", running(), None), 3), 0);
+        assert_eq!(slips(pod("False", json!({ "terminated": {} }), None), 1), 0);
+        assert_eq!(slips(pod("False", running(), Some("now")), 1), 0);
+    }
 }
