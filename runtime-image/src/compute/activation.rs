@@ -49,8 +49,8 @@ pub struct Activation {
     pub(crate) quants: Aligned,
     /// One scale a block.
     pub(crate) scales: Vec<f32>,
-    /// -128 times the sum of a block's numbers: undoes the offset of [`super::matrix::Storage::Q8`].
-    pub(crate) offsets: Vec<i32>,
+    /// -128 times the sums of a block's high and of its low bytes: undoes the offset of [`super::matrix::Storage::Q8`].
+    pub(crate) offsets: Vec<[i32; 2]>,
     /// Scale times the sum of a block's numbers: what a weight block's minimum is multiplied by.
     pub(crate) sums: Vec<f32>,
     /// Which blocks have no low bytes: they are short.
@@ -69,7 +69,7 @@ impl Activation {
             form: (Form::Floats, 0),
             quants: Aligned::alone(rows * blocks * 2 * BLOCK),
             scales: vec![0.0; rows * blocks],
-            offsets: vec![0; rows * blocks],
+            offsets: vec![[0; 2]; rows * blocks],
             sums: vec![0.0; rows * blocks],
             short: vec![false; rows * blocks],
             turns: Turns::new(rows, blocks),
@@ -79,7 +79,7 @@ impl Activation {
     /// Bytes that room for `rows` rows of `columns` numbers takes.
     #[must_use]
     pub const fn bytes(rows: usize, columns: usize) -> usize {
-        let block = 2 * BLOCK * size_of::<i8>() + 3 * size_of::<f32>() + size_of::<bool>();
+        let block = 2 * BLOCK * size_of::<i8>() + 4 * size_of::<f32>() + size_of::<bool>();
         let blocks = columns.div_ceil(BLOCK);
         rows * (columns * size_of::<f32>() + blocks * block) + Turns::bytes(rows, blocks)
     }

@@ -7,6 +7,7 @@ use super::attention::Cache;
 use super::backend::{Backend, Fault, HeadNorms, Heads, Product, Rotation};
 use super::matmul::{self, multiply};
 use super::matrix::{Blocks, Float, Matrix};
+use super::pages::Ahead;
 use super::pool::{Pool, Shares};
 use super::ranks::Seat;
 use super::tensor::{Kind, Tensor};
@@ -64,7 +65,7 @@ impl Backend for Cpu {
     type Matrix = Matrix;
     type Rows = Rows;
     type Input = Activation;
-    type Arena = Vec<f32>;
+    type Arena = Ahead;
 
     fn matrix(&self, tensor: &Tensor) -> Result<Matrix, String> {
         let (rows, columns) = (tensor.rows(), tensor.columns());
@@ -111,11 +112,11 @@ impl Backend for Cpu {
         Activation::new(rows, width)
     }
 
-    fn arena(&self, blocks: usize, heads: Heads) -> Vec<f32> {
-        pages::zeros(blocks * heads.block())
+    fn arena(&self, blocks: usize, heads: Heads) -> Ahead {
+        Ahead::zeroed(blocks * heads.block())
     }
 
-    fn copy_blocks(&mut self, arena: &mut Vec<f32>, heads: Heads, copies: &[BlockCopy]) {
+    fn copy_blocks(&mut self, arena: &mut Ahead, heads: Heads, copies: &[BlockCopy]) {
         let size = heads.block();
         for copy in copies {
             let from = copy.from as usize * size;
@@ -184,7 +185,7 @@ impl Backend for Cpu {
         query: &mut Rows,
         key: &mut Rows,
         value: &Rows,
-        arena: &mut Vec<f32>,
+        arena: &mut Ahead,
     ) {
         let instructions = self.instructions;
         let width = heads.width;
@@ -196,6 +197,12 @@ impl Backend for Cpu {
         let query = Shares::new(&mut query.values[..rows * queries]);
         let key = Shares::new(&mut key.values[..rows * keys]);
         let room = arena.len();
+        arena.reach(
+            blocks
+                .iter()
+                .max()
+                .map_or(0, |block| (*block as usize + 1) * stride),
+        );
         let arena = Shares::new(arena);
         self.pool.run(rows, &|row| {
             // SAFETY: each piece has a row of its own.
@@ -250,7 +257,7 @@ impl Backend for Cpu {
         heads: Heads,
         layer: usize,
         query: &Rows,
-        arena: &Vec<f32>,
+        arena: &Ahead,
         feeds: &Matrix,
         out: &mut Activation,
     ) {

@@ -4,9 +4,10 @@
 //! So matrices lie in pieces that they share: most of them are smaller than one huge page.
 //!
 //! The system clears a page when it is first touched, which takes longer than packing weights into it. So a thread beside the
-//! one that packs [expected](expect) matrices touches the memory before it, a window at a time, from the other end.
+//! one that packs [expected](expect) matrices touches the memory before it, a window at a time, from the other end; and
+//! keys and values find [a little](Ahead) of theirs touched while nobody waited for it.
 
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -21,6 +22,9 @@ const HUGE: usize = 2 << 20;
 const WINDOW: usize = 64 << 20;
 /// Bytes that are touched by one call, so that two who come from both ends meet.
 const STRIDE: usize = 8 << 20;
+
+/// Bytes that are touched before whoever writes from the first number on.
+const AHEAD: usize = 24 << 20;
 
 /// Zeroed memory that begins on a cache line.
 struct Piece {
@@ -169,6 +173,59 @@ impl Aligned {
     }
 }
 
+/// Floats, zero at first, that are written from the first on.
+pub struct Ahead {
+    piece: Arc<Piece>,
+    count: usize,
+    /// Bytes that are touched, or will be soon.
+    touched: usize,
+}
+
+impl Ahead {
+    /// So many zeros.
+    pub(crate) fn zeroed(count: usize) -> Self {
+        Self {
+            piece: Arc::new(Piece::new(count * size_of::<f32>())),
+            count,
+            touched: 0,
+        }
+    }
+
+    /// Says that the first `count` numbers are in use: those after them are touched by a thread that makes way for others.
+    pub(crate) fn reach(&mut self, count: usize) {
+        let used = count * size_of::<f32>();
+        if self.touched >= used + AHEAD / 2 || self.touched == self.piece.size {
+            return;
+        }
+        let end = (used + AHEAD).min(self.piece.size);
+        let range = self.touched.max(used)..end;
+        self.touched = end;
+        let piece = Arc::clone(&self.piece);
+        let touch = move || {
+            let _ = rustix::process::nice(19);
+            piece.advise(range, rustix::mm::Advice::LinuxPopulateWrite);
+        };
+        // Without the thread the pages come when they are written.
+        let _ = thread::Builder::new().name("pages".to_owned()).spawn(touch);
+    }
+}
+
+impl Deref for Ahead {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: the piece has these numbers, and nothing else reaches them.
+        unsafe { std::slice::from_raw_parts(self.piece.start.cast(), self.count) }
+    }
+}
+
+impl DerefMut for Ahead {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.piece.start.cast(), self.count) }
+    }
+}
+
 impl Piece {
     fn new(size: usize) -> Self {
         let mut memory: Vec<u64> = zeros((size + LINE) / size_of::<u64>());
@@ -261,6 +318,19 @@ mod tests {
             assert!(aligned.bytes().iter().all(|byte| *byte == number));
         }
         assert!(Aligned::zeroed(100).bytes().iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn what_is_touched_ahead_keeps_what_was_written() {
+        let count = 5 * AHEAD / 8;
+        let mut numbers = Ahead::zeroed(count);
+        for reached in (0..count).step_by(count / 7) {
+            numbers[reached] = 1.0;
+            numbers.reach(reached + 1);
+        }
+        assert_eq!(numbers.touched, count * size_of::<f32>());
+        assert_eq!(numbers.len(), count);
+        assert_eq!(numbers.iter().filter(|number| **number != 0.0).count(), 8);
     }
 
     #[test]

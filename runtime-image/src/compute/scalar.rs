@@ -60,7 +60,8 @@ pub(super) fn q8<const NAMED: bool>(
             let x = input.block(row, block);
             let scale = input.scales[row * input.blocks + block];
             for (lane, sum) in sums.iter_mut().enumerate() {
-                let mut dot = input.offsets[row * input.blocks + block];
+                let [high, low] = input.offsets[row * input.blocks + block];
+                let mut dot = 128 * high + low;
                 for (k, x) in x.iter().enumerate() {
                     dot += byte(block, lane, k) * x;
                 }

@@ -377,6 +377,7 @@ impl<B: Vision> Decoder<B> {
             .map_or(&[][..], |sighted| &sighted.numbers);
         let numbers = numbers.to_vec();
         let (mut text, mut pictures) = (0, 0);
+        let last = self.layers.len() + numbers.len() - 1;
         while text < self.layers.len() || pictures < numbers.len() {
             if numbers.get(pictures) == Some(&(text + pictures)) {
                 if !picked.is_empty() {
@@ -384,8 +385,13 @@ impl<B: Vision> Decoder<B> {
                 }
                 pictures += 1;
             } else {
-                self.attend(plan, text);
-                self.feed_forward(plan, text);
+                // After the last keys and values only what logits are made of is of use, but to a tracer.
+                let picks = text + pictures == last
+                    && wanted.len() < plan.tokens.len()
+                    && self.tracer.is_none();
+                let only = picks.then_some(wanted);
+                self.attend(plan, text, only);
+                self.feed_forward(plan, text, only);
                 text += 1;
             }
             if let Some(tracer) = &mut self.tracer {
@@ -417,8 +423,8 @@ impl<B: Vision> Decoder<B> {
     }
 
     /// `hidden += output(attention(norm(hidden)))`, and the rows' keys and values go into the arena; then the norm for
-    /// [`Self::feed_forward`].
-    fn attend(&mut self, plan: &StepPlan, index: usize) {
+    /// [`Self::feed_forward`], of all rows or `only` these.
+    fn attend(&mut self, plan: &StepPlan, index: usize, only: Option<&[usize]>) {
         let Self {
             shape,
             backend,
@@ -470,6 +476,9 @@ impl<B: Vision> Decoder<B> {
             &buffers.value,
             arena,
         );
+        if only.is_some_and(<[usize]>::is_empty) {
+            return;
+        }
         backend.attend(
             plan,
             *heads,
@@ -481,21 +490,32 @@ impl<B: Vision> Decoder<B> {
         );
         let output = vec![(output, &mut buffers.delta)];
         multiply(backend, &buffers.attended, rows, output);
-        backend.add_and_norm(
-            &all[..rows],
-            (&mut buffers.hidden, &buffers.delta),
-            (feed_forward_norm, shape.epsilon),
-            &[gate.matrix(), up.matrix()],
-            &mut buffers.normed,
-        );
+        let norm = (feed_forward_norm, shape.epsilon);
+        let feeds = [gate.matrix(), up.matrix()];
+        let (hidden, delta) = (&mut buffers.hidden, &buffers.delta);
+        if let Some(only) = only {
+            backend.add(rows, hidden, delta);
+            backend.norm(hidden, only, norm, &feeds, &mut buffers.normed);
+        } else {
+            let all = &all[..rows];
+            backend.add_and_norm(all, (hidden, delta), norm, &feeds, &mut buffers.normed);
+        }
     }
 
-    /// `hidden += down(silu(gate(normed)) * up(normed))`.
-    fn feed_forward(&mut self, plan: &StepPlan, index: usize) {
-        let (rows, backend, buffers) = (plan.tokens.len(), &mut self.backend, &mut self.buffers);
+    /// `hidden += down(silu(gate(normed)) * up(normed))`, in all rows or `only` these.
+    fn feed_forward(&mut self, plan: &StepPlan, index: usize, only: Option<&[usize]>) {
+        let rows = only.map_or(plan.tokens.len(), <[usize]>::len);
+        if rows == 0 {
+            return;
+        }
+        let (backend, buffers) = (&mut self.backend, &mut self.buffers);
         let parts = &self.layers[index].parts;
         parts.feed_forward(backend, rows, buffers);
-        backend.add(rows, &mut buffers.hidden, &buffers.delta);
+        let (hidden, delta) = (&mut buffers.hidden, &buffers.delta);
+        match only {
+            Some(only) => backend.add_scaled(only, 1.0, hidden, delta),
+            None => backend.add(rows, hidden, delta),
+        }
     }
 
     /// Logits of the wanted rows.

@@ -68,6 +68,7 @@ pub(in crate::compute) unsafe fn multiply<const KIND: u8, const G: usize>(
             // SAFETY: the block lies in the slices by this function's contract, and rows that take turns in the input.
             unsafe {
                 let weights = Weights::<G>::read::<KIND>(groups, input.blocks, block);
+                groups.fetch::<KIND, G>(input.blocks, block + 1);
                 let at = |within: u8| (span.start + usize::from(within)) * input.blocks + block;
                 let (short, long) = input.turns.of(&span, block);
                 add_all::<KIND, 1, G>(&weights, input, short, at, sums);
@@ -92,9 +93,11 @@ unsafe fn tile<const KIND: u8, const N: usize, const G: usize>(
 ) {
     let mut sums = [[_mm512_setzero_ps(); G]; N];
     for block in 0..input.blocks {
-        let mut products = [[[_mm512_setzero_si512(); G]; 2]; N];
         // SAFETY: block and rows lie in the slices by this function's contract.
         unsafe {
+            let mut products: [[[__m512i; G]; 2]; N] = std::array::from_fn(|row| {
+                begin::<KIND, 2, G>(input, (first + row) * input.blocks + block)
+            });
             for index in 0..QUADS / 2 {
                 for index in [index, QUADS / 2 + index] {
                     let quads: [__m512i; G] = std::array::from_fn(|group| {
@@ -178,6 +181,25 @@ impl Groups<'_> {
         _mm512_shuffle_epi8(codes, nibbles)
     }
 
+    /// Has a block of `G` groups of `blocks` blocks fetched from memory while another is multiplied; one that is not there
+    /// harms nothing.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn fetch<const KIND: u8, const G: usize>(&self, blocks: usize, block: usize) {
+        let bytes = if KIND == BYTES {
+            QUADS * 64
+        } else {
+            QUADS * 32
+        };
+        for group in 0..G {
+            let at = group * blocks + block;
+            let from = self.quants.as_ptr().wrapping_add(at * bytes);
+            for line in (0..bytes).step_by(64) {
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line).cast());
+            }
+        }
+    }
+
     /// The scales of a block of `G` groups of `blocks` blocks, and its minima or nothing.
     ///
     /// # Safety
@@ -207,7 +229,8 @@ impl Groups<'_> {
 /// One block of `G` groups: bytes of four columns by sixteen outputs each.
 struct Weights<const G: usize> {
     quads: [[__m512i; G]; QUADS],
-    scales: [__m512; G],
+    /// Those of high bytes alone, then those of both bytes.
+    scales: [[__m512; G]; 2],
     mins: [__m512; G],
 }
 
@@ -226,9 +249,10 @@ impl<const G: usize> Weights<G> {
         }
         // SAFETY: as above.
         let (scales, mins) = unsafe { groups.floats::<KIND, G>(blocks, block) };
+        let high = scales.map(|scale| _mm512_mul_ps(scale, _mm512_set1_ps(128.0)));
         Self {
             quads,
-            scales,
+            scales: [high, scales],
             mins,
         }
     }
@@ -257,15 +281,33 @@ unsafe fn add<const KIND: u8, const WIDTH: usize, const G: usize>(
     at: usize,
     sums: &mut [__m512; G],
 ) {
-    let mut products = [[_mm512_setzero_si512(); G]; WIDTH];
     // SAFETY: by this function's contract.
     unsafe {
+        let mut products = begin::<KIND, WIDTH, G>(input, at);
         for (index, quads) in weights.quads.iter().enumerate() {
             add_quads(&mut products, quads, input, at, index);
         }
-        let floats = (&weights.scales, &weights.mins);
+        let floats = (&weights.scales[WIDTH - 1], &weights.mins);
         add_block::<KIND, WIDTH, G>(sums, &products, floats, input, at);
     }
+}
+
+/// What a row's products of a block begin with: what undoes the weights' offset.
+///
+/// # Safety
+/// As [`add_quads`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn begin<const KIND: u8, const WIDTH: usize, const G: usize>(
+    input: &BlockInput<'_>,
+    at: usize,
+) -> [[__m512i; G]; WIDTH] {
+    if KIND == NIBBLES {
+        return [[_mm512_setzero_si512(); G]; WIDTH];
+    }
+    // SAFETY: the block is in the input.
+    let offsets = unsafe { *input.offsets.as_ptr().add(at) };
+    std::array::from_fn(|byte| [_mm512_set1_epi32(offsets[byte]); G])
 }
 
 /// Adds the products of four columns: for each of `WIDTH` bytes of the input's numbers those of `G` groups.
@@ -293,7 +335,7 @@ unsafe fn add_quads<const WIDTH: usize, const G: usize>(
     }
 }
 
-/// Adds a block's products, scaled, to a row's sums.
+/// Adds a block's products, scaled, to a row's sums; the scales count the last of the `WIDTH` bytes.
 ///
 /// # Safety
 /// As [`add_quads`].
@@ -307,20 +349,16 @@ unsafe fn add_block<const KIND: u8, const WIDTH: usize, const G: usize>(
     at: usize,
 ) {
     // SAFETY: the block is in the input.
-    let (scale, offset, total) = unsafe {
+    let (scale, total) = unsafe {
         (
             _mm512_set1_ps(*input.scales.as_ptr().add(at)),
-            _mm512_set1_epi32(*input.offsets.as_ptr().add(at)),
             _mm512_set1_ps(*input.sums.as_ptr().add(at)),
         )
     };
     for (group, sum) in sums.iter_mut().enumerate() {
-        let mut whole = _mm512_slli_epi32::<7>(products[0][group]);
+        let mut whole = products[0][group];
         if WIDTH == 2 {
-            whole = _mm512_add_epi32(whole, products[1][group]);
-        }
-        if KIND != NIBBLES {
-            whole = _mm512_add_epi32(whole, offset);
+            whole = _mm512_add_epi32(_mm512_slli_epi32::<7>(whole), products[1][group]);
         }
         let scale = _mm512_mul_ps(scales[group], scale);
         *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), scale, *sum);

@@ -9,6 +9,7 @@ use crate::compute::backend::Heads;
 use crate::compute::cpu::{Cpu, Rows};
 use crate::compute::elementwise;
 use crate::compute::matrix::Matrix;
+use crate::compute::pages::Ahead;
 use crate::compute::pool::Shares;
 use crate::compute::{Bf16, Instructions};
 
@@ -144,7 +145,7 @@ impl Vision for Cpu {
         _: usize,
         looks: &[Look],
         query: &Rows,
-        arena: &Vec<f32>,
+        arena: &Ahead,
         feeds: &Matrix,
         out: &mut Activation,
     ) {
