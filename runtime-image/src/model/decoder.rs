@@ -377,7 +377,7 @@ impl<B: Vision> Decoder<B> {
             .map_or(&[][..], |sighted| &sighted.numbers);
         let numbers = numbers.to_vec();
         let (mut text, mut pictures) = (0, 0);
-        let last = self.layers.len() + numbers.len() - 1;
+        let layers = self.layers.len() + numbers.len();
         while text < self.layers.len() || pictures < numbers.len() {
             if numbers.get(pictures) == Some(&(text + pictures)) {
                 if !picked.is_empty() {
@@ -386,7 +386,7 @@ impl<B: Vision> Decoder<B> {
                 pictures += 1;
             } else {
                 // After the last keys and values only what logits are made of is of use, but to a tracer.
-                let picks = text + pictures == last
+                let picks = text + pictures + 1 == layers
                     && wanted.len() < plan.tokens.len()
                     && self.tracer.is_none();
                 let only = picks.then_some(wanted);
