@@ -44,8 +44,6 @@ struct Log {
     seen: HashSet<String>,
     /// When each pod that is ready became so, by uid.
     ready: HashMap<String, Instant>,
-    /// How often a kubelet took back that a pod is ready before a probe could have failed.
-    slips: usize,
 }
 
 enum Logged {
@@ -89,19 +87,8 @@ impl Record {
     /// When they were not; the error holds each violation with the states of its object.
     pub async fn check(self) -> Result<()> {
         self.catch_up().await?;
-        let (log, slips) = {
-            let mut log = lock(&self.log);
-            (std::mem::take(&mut log.entries), log.slips)
-        };
+        let log = std::mem::take(&mut lock(&self.log).entries);
         note_reasons(&self.namespace, &log)?;
-        if slips > 0 {
-            eprintln!(
-                "{}: the kubelet took back {slips} times that a pod is ready; Ready may follow it",
-                self.namespace
-            );
-        }
-        let slips = std::iter::repeat_n((), slips).map(|()| Logged::Disturbance);
-        let log: Vec<Logged> = slips.chain(log).collect();
         let found = violations(&judged(&log).await?);
         ensure!(
             found.is_empty(),
@@ -142,6 +129,7 @@ impl Log {
         }
     }
 
+    /// Lets Ready follow a kubelet once that took back that a pod is ready before a probe could have failed.
     fn note_slip(&mut self, pod: &Value, now: Instant) {
         let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
         let before = self.ready.remove(uid);
@@ -153,7 +141,12 @@ impl Log {
         let runs = pod["status"]["containerStatuses"][0]["state"]["running"].is_object();
         let is_early = |since| now.duration_since(since) < BEFORE_A_PROBE_FAILS;
         if runs && !is_leaving && before.is_some_and(is_early) {
-            self.slips += 1;
+            eprintln!(
+                "the kubelet took back that pod {} is ready; Ready may follow it",
+                pod["metadata"]["name"]
+            );
+            // At the front: the watch of what followed it may have told that first.
+            self.entries.insert(0, Logged::Disturbance);
         }
     }
 }
@@ -257,7 +250,7 @@ mod tests {
             log.note_slip(&pod("True", running(), None), began);
             log.note_slip(&unready, later(seconds));
             log.note_slip(&pod("True", running(), None), later(seconds));
-            log.slips
+            log.entries.len()
         };
         assert_eq!(slips(pod("False", running(), None), 1), 1);
         assert_eq!(slips(pod("False", running(), None), 3), 0);

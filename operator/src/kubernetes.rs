@@ -193,10 +193,8 @@ impl ClusterError {
 
 /// Whether nothing new is taken because the whole namespace is being deleted.
 fn is_of_a_leaving_namespace(status: &Status) -> bool {
-    let causes = status.details.iter().flat_map(|details| &details.causes);
-    causes
-        .into_iter()
-        .any(|cause| cause.reason == "NamespaceTerminating")
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// What stands in the way of a child's name.
