@@ -6,7 +6,10 @@ use super::matrix::{BLOCK, Matrix};
 use super::pages::Aligned;
 use super::pool::{Pool, Shares};
 use super::rounded::{ROW, Rounded};
-use super::turns::{FEW, Turns};
+use super::turns::{FEW, SPAN, Turns};
+
+/// Rows that one thread fills one after the other, where there are many.
+const TOGETHER: usize = 4;
 
 /// What products read of their input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,27 +36,89 @@ impl Form {
     }
 }
 
+/// What stands before a block's numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Head {
+    /// What its whole numbers are multiplied by.
+    pub scale: f32,
+    /// -128 times the sums of its high and of its low bytes: undoes the offset of [`super::matrix::Storage::Q8`].
+    pub offsets: [i32; 2],
+    /// Scale times the sum of its numbers: what a weight block's minimum is multiplied by.
+    pub sum: f32,
+}
+
+/// Rows of an input as blocks; those of all rows that are at the same place in theirs lie one after the other.
+pub(super) struct BlockInput<'a> {
+    pub(super) rows: usize,
+    filled: usize,
+    pub(super) blocks: usize,
+    pub(super) quants: &'a [i8],
+    pub(super) heads: &'a [Head],
+    pub(super) turns: &'a Turns,
+}
+
+impl BlockInput<'_> {
+    /// Which of all blocks one is.
+    #[inline]
+    pub(super) fn at(&self, row: usize, block: usize) -> usize {
+        block * self.filled + row
+    }
+
+    /// The whole numbers of one block.
+    pub(super) fn block(&self, row: usize, block: usize) -> [i32; BLOCK] {
+        let quants = &self.quants[self.at(row, block) * 2 * BLOCK..][..2 * BLOCK];
+        let (high, low) = quants.split_at(BLOCK);
+        std::array::from_fn(|k| i32::from(high[k]) * 128 + i32::from(low[k]))
+    }
+}
+
+/// Where the blocks of one row go, as [`BlockInput`] has them.
+pub(super) struct RowOutput<'a> {
+    pub(super) quants: &'a Shares<i8>,
+    pub(super) heads: &'a Shares<Head>,
+    pub(super) short: &'a Shares<bool>,
+    pub(super) row: usize,
+    pub(super) rows: usize,
+}
+
+impl RowOutput<'_> {
+    /// One block's high and low bytes, its head, and whether it is short.
+    ///
+    /// # Safety
+    /// There is this block, and no other reference to it.
+    #[expect(clippy::mut_from_ref, reason = "as with the parts that it hands out")]
+    pub(super) unsafe fn block(&self, block: usize) -> (&mut [i8], &mut Head, &mut bool) {
+        let at = block * self.rows + self.row;
+        // SAFETY: by this function's contract.
+        unsafe {
+            (
+                self.quants.part(at * 2 * BLOCK, 2 * BLOCK),
+                &mut self.heads.part(at, 1)[0],
+                &mut self.short.part(at, 1)[0],
+            )
+        }
+    }
+}
+
 /// Rows of one width, as floats and, for quantised weights, as blocks of 32 whole numbers with a scale each.
 /// Allocated once for the largest step.
 ///
 /// A number has 15 bits in two signed bytes, `scale * (128 * high + low)`: byte products are what processors are fast at,
 /// and a single byte for all costs answers (SmolLM2 in Q4_1 forgets Paris, here as in llama.cpp; see docs/decisions/0030).
-/// Blocks that are small beside their row have no low bytes (see docs/decisions/0123).
+/// Blocks that are small beside their row have low bytes alone (see docs/decisions/0123).
+/// What a product reads of a block lies beside that of the next row, so that a core's own cache holds it for many rows.
 pub struct Activation {
     columns: usize,
     /// Row-major floats.
     pub values: Vec<f32>,
     /// What rows are rounded to, with how many of them.
     form: (Form, usize),
-    /// For each block its 32 high bytes (-127 to 127), then its 32 low bytes (-64 to 63); or see [`Rounded`].
+    /// For each block its 32 high bytes (-127 to 127), then its 32 low bytes (-64 to 63, in a short block -127 to 127); or see
+    /// [`Rounded`].
     pub(crate) quants: Aligned,
-    /// One scale a block.
-    pub(crate) scales: Vec<f32>,
-    /// -128 times the sums of a block's high and of its low bytes: undoes the offset of [`super::matrix::Storage::Q8`].
-    pub(crate) offsets: Vec<[i32; 2]>,
-    /// Scale times the sum of a block's numbers: what a weight block's minimum is multiplied by.
-    pub(crate) sums: Vec<f32>,
-    /// Which blocks have no low bytes: they are short.
+    /// One a block.
+    pub(super) heads: Vec<Head>,
+    /// Which blocks have no high bytes: they are short.
     short: Vec<bool>,
     pub(super) turns: Turns,
 }
@@ -68,9 +133,7 @@ impl Activation {
             values: vec![0.0; rows * columns],
             form: (Form::Floats, 0),
             quants: Aligned::alone(rows * blocks * 2 * BLOCK),
-            scales: vec![0.0; rows * blocks],
-            offsets: vec![[0; 2]; rows * blocks],
-            sums: vec![0.0; rows * blocks],
+            heads: vec![Head::default(); rows * blocks],
             short: vec![false; rows * blocks],
             turns: Turns::new(rows, blocks),
         }
@@ -79,7 +142,7 @@ impl Activation {
     /// Bytes that room for `rows` rows of `columns` numbers takes.
     #[must_use]
     pub const fn bytes(rows: usize, columns: usize) -> usize {
-        let block = 2 * BLOCK * size_of::<i8>() + 4 * size_of::<f32>() + size_of::<bool>();
+        let block = 2 * BLOCK * size_of::<i8>() + size_of::<Head>() + size_of::<bool>();
         let blocks = columns.div_ceil(BLOCK);
         rows * (columns * size_of::<f32>() + blocks * block) + Turns::bytes(rows, blocks)
     }
@@ -111,53 +174,56 @@ impl Activation {
         fill: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) {
         self.form = (form, rows);
-        let (columns, blocks) = (self.columns, self.columns / BLOCK);
+        let (columns, blocks) = (self.columns, self.columns.div_ceil(BLOCK));
         let values = Shares::new(&mut self.values[..rows * columns]);
         let quants = Shares::new(self.quants.signed_mut());
-        let scales = Shares::new(&mut self.scales);
-        let offsets = Shares::new(&mut self.offsets);
-        let sums = Shares::new(&mut self.sums);
+        let heads = Shares::new(&mut self.heads);
         let short = Shares::new(&mut self.short);
-        pool.run(rows, &|row| {
-            // SAFETY: each piece has a row of its own, and the slices hold `rows` rows.
-            let values = unsafe { values.part(row * columns, columns) };
-            fill(row, values);
-            match form {
-                Form::Floats => {}
-                Form::Blocks => {
-                    // SAFETY: as above.
-                    let (quants, scales, offsets, sums, short) = unsafe {
-                        (
-                            quants.part(row * blocks * 2 * BLOCK, blocks * 2 * BLOCK),
-                            scales.part(row * blocks, blocks),
-                            offsets.part(row * blocks, blocks),
-                            sums.part(row * blocks, blocks),
-                            short.part(row * blocks, blocks),
-                        )
-                    };
-                    elementwise::quantize(
-                        instructions,
-                        values,
-                        quants,
-                        scales,
-                        offsets,
-                        sums,
-                        short,
-                    );
-                }
-                Form::Rounded => {
-                    for (block, values) in values.chunks(BLOCK).enumerate() {
-                        let at = Rounded::place(rows, columns.div_ceil(BLOCK), row, block);
-                        // SAFETY: as above.
-                        let rounded = unsafe { quants.part(at, ROW) };
-                        elementwise::round(instructions, values, rounded);
-                        rounded[2 * values.len()..].fill(0);
+        // Heads of neighbouring rows share lines of memory.
+        let together = if rows >= SPAN { TOGETHER } else { 1 };
+        pool.run(rows.div_ceil(together), &|piece| {
+            for row in piece * together..rows.min((piece + 1) * together) {
+                // SAFETY: each piece has rows of its own, and the slices hold `rows` rows.
+                let values = unsafe { values.part(row * columns, columns) };
+                fill(row, values);
+                match form {
+                    Form::Floats => {}
+                    Form::Blocks => {
+                        let out = RowOutput {
+                            quants: &quants,
+                            heads: &heads,
+                            short: &short,
+                            row,
+                            rows,
+                        };
+                        elementwise::quantize(instructions, values, &out);
+                    }
+                    Form::Rounded => {
+                        for (block, values) in values.chunks(BLOCK).enumerate() {
+                            let at = Rounded::place(rows, blocks, row, block);
+                            // SAFETY: as above.
+                            let rounded = unsafe { quants.part(at, ROW) };
+                            elementwise::round(instructions, values, rounded);
+                            rounded[2 * values.len()..].fill(0);
+                        }
                     }
                 }
             }
         });
         if form == Form::Blocks && rows >= FEW {
             self.turns.fill(pool, rows, &self.short);
+        }
+    }
+
+    /// The first `rows` rows as blocks of whole numbers.
+    pub(super) fn blocks(&self, rows: usize) -> BlockInput<'_> {
+        BlockInput {
+            rows,
+            filled: self.form.1,
+            blocks: self.columns / BLOCK,
+            quants: self.quants.signed(),
+            heads: &self.heads,
+            turns: &self.turns,
         }
     }
 

@@ -12,7 +12,8 @@ use std::arch::x86_64::{
     _mm256_slli_epi32, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_xor_si256,
 };
 
-use super::matmul::{BlockInput, GroupOutput};
+use super::activation::BlockInput;
+use super::matmul::GroupOutput;
 use super::matrix::{BLOCK, GROUP};
 use super::quants::NON_LINEAR;
 
@@ -214,7 +215,7 @@ unsafe fn q8_tile<const N: usize, const NAMED: bool>(
                         let x = input
                             .quants
                             .as_ptr()
-                            .add(((first + row) * blocks + block) * 2 * BLOCK + index * 4);
+                            .add(input.at(first + row, block) * 2 * BLOCK + index * 4);
                         let high =
                             _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(quad(x), weight));
                         let low = _mm256_maddubs_epi16(
@@ -226,11 +227,10 @@ unsafe fn q8_tile<const N: usize, const NAMED: bool>(
                     }
                 }
                 for (row, sums) in sums.iter_mut().enumerate() {
-                    let x =
-                        _mm256_set1_ps(*input.scales.as_ptr().add((first + row) * blocks + block));
+                    let head = &*input.heads.as_ptr().add(input.at(first + row, block));
                     sums[half] = _mm256_fmadd_ps(
                         joined(highs[row], lows[row]),
-                        _mm256_mul_ps(scale, x),
+                        _mm256_mul_ps(scale, _mm256_set1_ps(head.scale)),
                         sums[half],
                     );
                 }
@@ -293,7 +293,7 @@ unsafe fn q4_tile<const N: usize>(
                         let x = input
                             .quants
                             .as_ptr()
-                            .add(((first + row) * blocks + block) * 2 * BLOCK + index * 4);
+                            .add(input.at(first + row, block) * 2 * BLOCK + index * 4);
                         // Four products of a nibble and a byte fit 16 bits: 4 * 15 * 127.
                         let high = _mm256_add_epi16(
                             _mm256_maddubs_epi16(lower, quad(x)),
@@ -308,15 +308,14 @@ unsafe fn q4_tile<const N: usize>(
                     }
                 }
                 for (row, sums) in sums.iter_mut().enumerate() {
-                    let at = (first + row) * blocks + block;
-                    let x = _mm256_set1_ps(*input.scales.as_ptr().add(at));
+                    let head = &*input.heads.as_ptr().add(input.at(first + row, block));
                     let sum = &mut sums[half];
                     *sum = _mm256_fmadd_ps(
                         joined(highs[row], lows[row]),
-                        _mm256_mul_ps(scale, x),
+                        _mm256_mul_ps(scale, _mm256_set1_ps(head.scale)),
                         *sum,
                     );
-                    *sum = _mm256_fmadd_ps(min, _mm256_set1_ps(*input.sums.as_ptr().add(at)), *sum);
+                    *sum = _mm256_fmadd_ps(min, _mm256_set1_ps(head.sum), *sum);
                 }
             }
         }

@@ -1,8 +1,9 @@
 //! Operations on one row: norm, rotation, gate, rounding to bytes.
 //!
 //! Each body is plain Rust written so that the compiler can use vectors; [`by_instructions`] compiles it once per
-//! instruction set. No body contracts a product and a sum into one rounding, so all sets give the same bits.
+//! instruction set. Nothing is contracted into one rounding but what says so, so all sets give the same bits.
 
+use super::activation::{Head, RowOutput};
 use super::matrix::BLOCK;
 
 /// Width of the partial sums in reductions; fixed, so that results do not depend on the processor.
@@ -93,20 +94,14 @@ const SHORT: f32 = 4.0;
 by_instructions! {
     /// Rounds a row to blocks of 32 numbers of 15 bits in two bytes, or of one byte where a block is `short`; explained at
     /// [`super::activation::Activation`].
-    pub fn quantize(x: &[f32], quants: &mut [i8], scales: &mut [f32], offsets: &mut [[i32; 2]], sums: &mut [f32], short: &mut [bool]) = quantize_body
+    pub(super) fn quantize(x: &[f32], out: &RowOutput<'_>) = quantize_body
 }
 
 #[inline(always)]
-fn quantize_body(
-    x: &[f32],
-    quants: &mut [i8],
-    scales: &mut [f32],
-    offsets: &mut [[i32; 2]],
-    sums: &mut [f32],
-    short: &mut [bool],
-) {
-    /// The largest magnitude: high byte 127, low byte 0.
+fn quantize_body(x: &[f32], out: &RowOutput<'_>) {
+    /// The largest magnitude: high byte 127, low byte 0; in a short block low byte 127.
     const LARGEST: f32 = 127.0 * 128.0;
+    const SHORT_LARGEST: f32 = 127.0;
     /// Adding and taking away 1.5 * 2^23 rounds to the nearest whole number, ties to even, for small numbers.
     const ROUNDER: f32 = 12_582_912.0;
     let mut squares = [0_f32; LANES];
@@ -116,11 +111,9 @@ fn quantize_body(
         }
     }
     let limit = SHORT * (squares.iter().sum::<f32>() / x.len() as f32).sqrt();
-    for (index, (x, quants)) in x
-        .chunks_exact(BLOCK)
-        .zip(quants.chunks_exact_mut(2 * BLOCK))
-        .enumerate()
-    {
+    for (index, x) in x.chunks_exact(BLOCK).enumerate() {
+        // SAFETY: the output is as wide as the row.
+        let (quants, head, short) = unsafe { out.block(index) };
         // The bits of magnitudes are in the order of the magnitudes.
         let mut partial = [0_u32; LANES];
         for half in x.as_chunks::<LANES>().0 {
@@ -130,14 +123,10 @@ fn quantize_body(
         }
         let largest = f32::from_bits(partial.into_iter().fold(0, u32::max));
         let is_short = largest < limit;
-        // What rounds away the low byte.
-        let (half, kept) = if is_short { (64, !127) } else { (0, !0) };
-        let scale = largest / LARGEST;
-        let inverse = if largest > 0.0 {
-            LARGEST / largest
-        } else {
-            0.0
-        };
+        let most = if is_short { SHORT_LARGEST } else { LARGEST };
+        let scale = largest / most;
+        let inverse = if largest > 0.0 { most / largest } else { 0.0 };
+        let has_high = if is_short { 0 } else { !0 };
         let (high, low) = quants.split_at_mut(BLOCK);
         let mut totals = [0_i32; 2];
         for ((high, low), value) in high.iter_mut().zip(low).zip(x) {
@@ -147,18 +136,20 @@ fn quantize_body(
                 .to_bits()
                 .wrapping_sub(ROUNDER.to_bits())
                 .cast_signed();
-            let whole = (whole.clamp(-16_256, 16_256) + half) & kept;
-            let upper = (whole + 64) >> 7;
+            let whole = whole.clamp(-16_256, 16_256);
+            let upper = ((whole + 64) >> 7) & has_high;
             let lower = whole - (upper << 7);
             *high = upper as i8;
             *low = lower as i8;
             totals[0] += upper;
             totals[1] += lower;
         }
-        scales[index] = scale;
-        offsets[index] = totals.map(|total| -128 * total);
-        sums[index] = scale * (128 * totals[0] + totals[1]) as f32;
-        short[index] = is_short;
+        *head = Head {
+            scale,
+            offsets: totals.map(|total| -128 * total),
+            sum: scale * (128 * totals[0] + totals[1]) as f32,
+        };
+        *short = is_short;
     }
 }
 
@@ -206,10 +197,10 @@ pub(crate) fn exp(x: f32) -> f32 {
     const ROUNDER: f32 = 12_582_912.0;
     let x = if x > 88.0 { 88.0 } else { x };
     let x = if x < -87.0 { -87.0 } else { x };
-    let shifted = x * std::f32::consts::LOG2_E + ROUNDER;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUNDER);
     let whole = shifted - ROUNDER;
     // ln 2 in two parts, so that the remainder keeps its low bits (Cody and Waite).
-    let rest = (x - whole * 0.693_359_4) + whole * 2.121_944_4e-4;
+    let rest = whole.mul_add(2.121_944_4e-4, whole.mul_add(-0.693_359_4, x));
     let mut sum = 1.987_569_1e-4_f32;
     for factor in [
         1.398_199_9e-3,
@@ -218,9 +209,9 @@ pub(crate) fn exp(x: f32) -> f32 {
         0.166_666_66,
         0.5,
     ] {
-        sum = sum * rest + factor;
+        sum = sum.mul_add(rest, factor);
     }
-    let power = sum * rest * rest + rest + 1.0;
+    let power = (sum * rest).mul_add(rest, rest) + 1.0;
     // The low bits of `shifted` hold the whole number; moved to the exponent they multiply by 2^whole.
     f32::from_bits(power.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
@@ -245,6 +236,7 @@ pub fn rotate(head: &mut [f32], cosines: &[f32], sines: &[f32], neighbours: bool
 mod tests {
     use super::*;
     use crate::compute::Instructions;
+    use crate::compute::pool::Shares;
 
     #[test]
     fn exp_is_close_everywhere_it_is_used() {
@@ -291,34 +283,32 @@ mod tests {
             .map(|i| (i as f32 * 0.77).sin().powi(9) * sizes[i / BLOCK])
             .collect();
         let run = |set| {
-            let (mut scales, mut sums) = (vec![0.0; BLOCKS], vec![0.0; BLOCKS]);
             let mut quants = vec![0; BLOCKS * 2 * BLOCK];
-            let (mut offsets, mut short) = (vec![[0; 2]; BLOCKS], vec![false; BLOCKS]);
-            quantize(
-                set,
-                &x,
-                &mut quants,
-                &mut scales,
-                &mut offsets,
-                &mut sums,
-                &mut short,
-            );
-            (quants, scales, offsets, sums, short)
+            let (mut heads, mut short) = (vec![Head::default(); BLOCKS], vec![false; BLOCKS]);
+            let out = RowOutput {
+                quants: &Shares::new(&mut quants),
+                heads: &Shares::new(&mut heads),
+                short: &Shares::new(&mut short),
+                row: 0,
+                rows: 1,
+            };
+            quantize(set, &x, &out);
+            (quants, heads, short)
         };
         let plain = run(Instructions::Scalar);
         let expected: Vec<bool> = (0..BLOCKS).map(|block| block != 1).collect();
-        assert_eq!(plain.4, expected);
+        assert_eq!(plain.2, expected);
         for (index, value) in x.iter().enumerate() {
             let (block, place) = (index / BLOCK, index % BLOCK);
             let [high, low] =
                 [0, BLOCK].map(|half| i16::from(plain.0[block * 2 * BLOCK + half + place]));
-            let read = f32::from(high * 128 + low) * plain.1[block];
-            let steps = if plain.4[block] { 127.0 } else { 16_256.0 };
+            let read = f32::from(high * 128 + low) * plain.1[block].scale;
+            let steps = if plain.2[block] { 127.0 } else { 16_256.0 };
             assert!(
                 (value - read).abs() <= sizes[block] / steps * 0.51,
                 "{read} for {value}"
             );
-            assert!(low == 0 || !plain.4[block]);
+            assert!(high == 0 || !plain.2[block]);
         }
         for set in Instructions::available() {
             assert_eq!(run(set), plain, "{}", set.name());

@@ -1,10 +1,9 @@
 //! Products of one input with one or more matrices, spread over the pool by groups of sixteen outputs, two at a time.
 
-use super::activation::Activation;
+use super::activation::{Activation, BlockInput};
 use super::matrix::{BLOCK, Float, GROUP, Matrix, Storage, in_pairs};
 use super::pool::{Pool, Shares};
 use super::rounded::{self, Part};
-use super::turns::Turns;
 use super::{Instructions, scalar};
 
 /// Rows of bfloat16 that one piece of work takes at most: so many inputs stay in a core's own cache while weights go by. Whole
@@ -13,26 +12,6 @@ pub(super) const BAND: usize = 256;
 
 /// Groups that one piece takes at most: with bands of rows so that their results stay there too, else so that helping is quick.
 const MOST: (usize, usize) = (16, 64);
-
-/// The quantised rows of an input.
-pub(super) struct BlockInput<'a> {
-    pub(super) rows: usize,
-    pub(super) blocks: usize,
-    pub(super) quants: &'a [i8],
-    pub(super) scales: &'a [f32],
-    pub(super) offsets: &'a [[i32; 2]],
-    pub(super) sums: &'a [f32],
-    pub(super) turns: &'a Turns,
-}
-
-impl BlockInput<'_> {
-    /// The whole numbers of one block.
-    pub(super) fn block(&self, row: usize, block: usize) -> [i32; BLOCK] {
-        let (high, low) =
-            self.quants[(row * self.blocks + block) * 2 * BLOCK..][..2 * BLOCK].split_at(BLOCK);
-        std::array::from_fn(|k| i32::from(high[k]) * 128 + i32::from(low[k]))
-    }
-}
 
 /// Where one group's sixteen outputs go, for each row of the input.
 pub(super) struct GroupOutput {
@@ -45,6 +24,11 @@ pub(super) struct GroupOutput {
 impl GroupOutput {
     pub(super) fn write(&self, row: usize, sums: &[f32; GROUP]) {
         self.of(row).copy_from_slice(&sums[..self.lanes]);
+    }
+
+    /// A row's first output, and how many numbers on that of the next row is.
+    pub(super) fn from(&self, row: usize) -> (*mut f32, usize) {
+        (self.of(row).as_mut_ptr(), self.stride)
     }
 
     /// A row's outputs: sixteen of them, or fewer at the matrix' end.
@@ -92,15 +76,7 @@ pub fn multiply(
         targets.push((matrix, Shares::new(product.out), groups));
         groups += matrix.groups();
     }
-    let block_input = BlockInput {
-        rows,
-        blocks: columns / BLOCK,
-        quants: &input.quants.signed()[..rows * (columns / BLOCK) * 2 * BLOCK],
-        scales: &input.scales,
-        offsets: &input.offsets,
-        sums: &input.sums,
-        turns: &input.turns,
-    };
+    let block_input = input.blocks(rows);
     let floats = &input.values[..rows * columns];
     let rounded_input = input.rounded();
     let (band_rows, most) = match rounded_input {

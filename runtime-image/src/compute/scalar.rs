@@ -2,7 +2,8 @@
 
 use half::{bf16, f16};
 
-use super::matmul::{BlockInput, GroupOutput};
+use super::activation::BlockInput;
+use super::matmul::GroupOutput;
 use super::matrix::GROUP;
 use super::quants::NON_LINEAR;
 
@@ -58,14 +59,15 @@ pub(super) fn q8<const NAMED: bool>(
         let mut sums = [0_f32; GROUP];
         for block in 0..input.blocks {
             let x = input.block(row, block);
-            let scale = input.scales[row * input.blocks + block];
+            let head = input.heads[input.at(row, block)];
             for (lane, sum) in sums.iter_mut().enumerate() {
-                let [high, low] = input.offsets[row * input.blocks + block];
+                let [high, low] = head.offsets;
                 let mut dot = 128 * high + low;
                 for (k, x) in x.iter().enumerate() {
                     dot += byte(block, lane, k) * x;
                 }
-                *sum = (dot as f32).mul_add(read_f16(scales, block * GROUP + lane) * scale, *sum);
+                *sum =
+                    (dot as f32).mul_add(read_f16(scales, block * GROUP + lane) * head.scale, *sum);
             }
         }
         out.write(row, &sums);
@@ -78,7 +80,7 @@ pub(super) fn q4(quants: &[u8], scales: &[u8], mins: &[u8], input: &BlockInput, 
         let mut sums = [0_f32; GROUP];
         for block in 0..input.blocks {
             let x = input.block(row, block);
-            let at = row * input.blocks + block;
+            let head = input.heads[input.at(row, block)];
             for (lane, sum) in sums.iter_mut().enumerate() {
                 let mut dot = 0;
                 for (k, x) in x.iter().enumerate() {
@@ -87,8 +89,8 @@ pub(super) fn q4(quants: &[u8], scales: &[u8], mins: &[u8], input: &BlockInput, 
                     dot += i32::from(nibble) * x;
                 }
                 let slot = block * GROUP + lane;
-                *sum = (dot as f32).mul_add(read_f16(scales, slot) * input.scales[at], *sum);
-                *sum = read_f16(mins, slot).mul_add(input.sums[at], *sum);
+                *sum = (dot as f32).mul_add(read_f16(scales, slot) * head.scale, *sum);
+                *sum = read_f16(mins, slot).mul_add(head.sum, *sum);
             }
         }
         out.write(row, &sums);

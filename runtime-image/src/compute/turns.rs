@@ -35,7 +35,7 @@ impl Turns {
         rows * blocks
     }
 
-    /// Puts rows in order by which of their blocks `are_short`, row by row.
+    /// Puts rows in order by which of their blocks `are_short`: those of the first block of every row, then of the second.
     pub(super) fn fill(&mut self, pool: &mut Pool, rows: usize, are_short: &[bool]) {
         self.rows = rows;
         let blocks = self.blocks;
@@ -54,8 +54,9 @@ impl Turns {
             for (block, short) in short.iter_mut().enumerate() {
                 let order = &mut order[block * count..][..count];
                 let (mut first, mut last) = (0, count);
-                for (within, row) in of_span.clone().enumerate() {
-                    let is_short = are_short[row * blocks + block];
+                let are_short = &are_short[block * rows..][of_span.clone()];
+                for (within, is_short) in are_short.iter().enumerate() {
+                    let is_short = *is_short;
                     let at = if is_short { first } else { last - 1 };
                     order[at] = within as u8;
                     first += usize::from(is_short);
@@ -100,7 +101,7 @@ mod tests {
                 other => other == 1,
             };
             let flags: Vec<bool> = (0..rows * blocks)
-                .map(|at| is_short(at / blocks, at % blocks))
+                .map(|at| is_short(at % rows, at / rows))
                 .collect();
             turns.fill(&mut pool, rows, &flags);
             for block in 0..blocks {

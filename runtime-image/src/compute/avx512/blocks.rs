@@ -4,23 +4,22 @@
 
 use std::arch::x86_64::{
     __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi32, _mm512_and_si512,
-    _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_mul_ps,
-    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_shuffle_epi8, _mm512_slli_epi32, _mm512_srli_epi16,
+    _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_slli_epi32, _mm512_srli_epi16,
+    _mm512_storeu_ps,
 };
 use std::mem::MaybeUninit;
 
 use super::{by_tiles, halves, store};
-use crate::compute::matmul::{BlockInput, GroupOutput};
-use crate::compute::matrix::BLOCK;
+use crate::compute::activation::{BlockInput, Head};
+use crate::compute::matmul::GroupOutput;
+use crate::compute::matrix::{BLOCK, GROUP};
 use crate::compute::quants::NON_LINEAR;
 use crate::compute::turns::{FEW, SPAN};
 
 /// Registers of four columns each that a block of one group takes.
 const QUADS: usize = BLOCK / 4;
-
-/// A row's numbers are fetched into the nearest cache so many rows ahead.
-const AHEAD: usize = 4;
 
 /// Rows of a tile. Fewer than [`FEW`] rows are multiplied so: they wait for weights, which come faster piece by piece.
 const TILE: usize = 4;
@@ -56,27 +55,33 @@ pub(in crate::compute) unsafe fn multiply<const KIND: u8, const G: usize>(
         });
         return;
     }
-    let mut sums = [const { MaybeUninit::uninit() }; SPAN];
+    let whole = outs.iter().all(|out| out.of(0).len() == GROUP);
+    let mut kept = [const { MaybeUninit::<[__m512; G]>::uninit() }; SPAN];
     for span in input.turns.spans() {
-        let sums = &mut sums[..span.len()];
-        for sum in &mut *sums {
-            sum.write([_mm512_setzero_ps(); G]);
-        }
-        // SAFETY: all were written.
-        let sums = unsafe { sums.assume_init_mut() };
+        let mut sums = Sums {
+            from: (ZEROS.as_ptr(), 0),
+            to: (kept.as_mut_ptr().cast::<f32>(), G * GROUP),
+        };
         for block in 0..input.blocks {
+            if block + 1 == input.blocks && whole {
+                // The groups' outputs are neighbours.
+                sums.to = outs[0].from(span.start);
+            }
             // SAFETY: the block lies in the slices by this function's contract, and rows that take turns in the input.
             unsafe {
                 let weights = Weights::<G>::read::<KIND>(groups, input.blocks, block);
                 groups.fetch::<KIND, G>(input.blocks, block + 1);
-                let at = |within: u8| (span.start + usize::from(within)) * input.blocks + block;
+                let first = input.at(span.start, block);
                 let (short, long) = input.turns.of(&span, block);
-                add_all::<KIND, 1, G>(&weights, input, short, at, sums);
-                add_all::<KIND, 2, G>(&weights, input, long, at, sums);
+                add_all::<KIND, 1, G>(&weights, input, short, first, &sums);
+                add_all::<KIND, 2, G>(&weights, input, long, first, &sums);
             }
+            sums.from = (kept.as_ptr().cast::<f32>(), G * GROUP);
         }
-        // SAFETY: the instructions are there.
-        unsafe { store(sums, span.start, outs) };
+        if !whole {
+            // SAFETY: the instructions are there, and the sums of the span's rows were written.
+            unsafe { store(kept[..span.len()].assume_init_ref(), span.start, outs) };
+        }
     }
 }
 
@@ -96,7 +101,8 @@ unsafe fn tile<const KIND: u8, const N: usize, const G: usize>(
         // SAFETY: block and rows lie in the slices by this function's contract.
         unsafe {
             let mut products: [[[__m512i; G]; 2]; N] = std::array::from_fn(|row| {
-                begin::<KIND, 2, G>(input, (first + row) * input.blocks + block)
+                let at = input.at(first + row, block);
+                begin::<KIND, 2, G>(&*input.heads.as_ptr().add(at))
             });
             for index in 0..QUADS / 2 {
                 for index in [index, QUADS / 2 + index] {
@@ -104,15 +110,15 @@ unsafe fn tile<const KIND: u8, const N: usize, const G: usize>(
                         groups.quad::<KIND>(group * input.blocks + block, index)
                     });
                     for (row, products) in products.iter_mut().enumerate() {
-                        let at = (first + row) * input.blocks + block;
+                        let at = input.at(first + row, block);
                         add_quads(products, &quads, input, at, index);
                     }
                 }
             }
             let (scales, mins) = groups.floats::<KIND, G>(input.blocks, block);
             for (row, (products, sums)) in products.iter().zip(&mut sums).enumerate() {
-                let at = (first + row) * input.blocks + block;
-                add_block::<KIND, 2, G>(sums, products, (&scales, &mins), input, at);
+                let head = &*input.heads.as_ptr().add(input.at(first + row, block));
+                add_block::<KIND, 2, G>(sums, products, (&scales, &mins), head);
             }
         }
     }
@@ -120,8 +126,8 @@ unsafe fn tile<const KIND: u8, const N: usize, const G: usize>(
     unsafe { store(&sums, first, outs) };
 }
 
-/// Adds a block's products to the sums of rows whose numbers have `WIDTH` bytes there; `at` tells where a row's block is in
-/// the input.
+/// Adds a block's products to the sums of rows whose numbers have `WIDTH` bytes there; rows are counted from the first of
+/// their span, whose block is the input's `first`.
 ///
 /// # Safety
 /// As [`multiply`], for blocks in the input.
@@ -131,18 +137,50 @@ unsafe fn add_all<const KIND: u8, const WIDTH: usize, const G: usize>(
     weights: &Weights<G>,
     input: &BlockInput<'_>,
     rows: &[u8],
-    at: impl Fn(u8) -> usize,
-    sums: &mut [[__m512; G]],
+    first: usize,
+    sums: &Sums,
 ) {
-    for (index, row) in rows.iter().enumerate() {
-        // SAFETY: by this function's contract; what is not there is not fetched ahead.
+    for row in rows {
+        // SAFETY: by this function's contract.
         unsafe {
-            if let Some(later) = rows.get(index + AHEAD) {
-                let from = input.quants.as_ptr().add(at(*later) * 2 * BLOCK);
-                _mm_prefetch::<_MM_HINT_T0>(from);
-            }
-            let sums = &mut sums[usize::from(*row)];
-            add::<KIND, WIDTH, G>(weights, input, at(*row), sums);
+            let mut own = sums.load::<G>(*row);
+            let at = first + usize::from(*row);
+            add::<KIND, WIDTH, G>(weights, input, at, &mut own);
+            sums.store(*row, &own);
+        }
+    }
+}
+
+/// The sums of every row before the first block.
+const ZEROS: [f32; 2 * GROUP] = [0.0; 2 * GROUP];
+
+/// Where the sums of a span's rows are before a block is added, and where they go: the first row's, and how many numbers on
+/// those of the next are.
+struct Sums {
+    from: (*const f32, usize),
+    to: (*mut f32, usize),
+}
+
+impl Sums {
+    /// # Safety
+    /// The span has this row, with the sums of `G` groups.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load<const G: usize>(&self, row: u8) -> [__m512; G] {
+        let from = self.from.0.wrapping_add(usize::from(row) * self.from.1);
+        // SAFETY: by this function's contract.
+        std::array::from_fn(|group| unsafe { _mm512_loadu_ps(from.add(group * GROUP)) })
+    }
+
+    /// # Safety
+    /// As [`Sums::load`], and nobody else reads or writes these.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store<const G: usize>(&self, row: u8, sums: &[__m512; G]) {
+        let to = self.to.0.wrapping_add(usize::from(row) * self.to.1);
+        for (group, sum) in sums.iter().enumerate() {
+            // SAFETY: by this function's contract.
+            unsafe { _mm512_storeu_ps(to.add(group * GROUP), *sum) };
         }
     }
 }
@@ -229,8 +267,7 @@ impl Groups<'_> {
 /// One block of `G` groups: bytes of four columns by sixteen outputs each.
 struct Weights<const G: usize> {
     quads: [[__m512i; G]; QUADS],
-    /// Those of high bytes alone, then those of both bytes.
-    scales: [[__m512; G]; 2],
+    scales: [__m512; G],
     mins: [__m512; G],
 }
 
@@ -249,10 +286,9 @@ impl<const G: usize> Weights<G> {
         }
         // SAFETY: as above.
         let (scales, mins) = unsafe { groups.floats::<KIND, G>(blocks, block) };
-        let high = scales.map(|scale| _mm512_mul_ps(scale, _mm512_set1_ps(128.0)));
         Self {
             quads,
-            scales: [high, scales],
+            scales,
             mins,
         }
     }
@@ -283,12 +319,13 @@ unsafe fn add<const KIND: u8, const WIDTH: usize, const G: usize>(
 ) {
     // SAFETY: by this function's contract.
     unsafe {
-        let mut products = begin::<KIND, WIDTH, G>(input, at);
+        let head = &*input.heads.as_ptr().add(at);
+        let mut products = begin::<KIND, WIDTH, G>(head);
         for (index, quads) in weights.quads.iter().enumerate() {
             add_quads(&mut products, quads, input, at, index);
         }
-        let floats = (&weights.scales[WIDTH - 1], &weights.mins);
-        add_block::<KIND, WIDTH, G>(sums, &products, floats, input, at);
+        let floats = (&weights.scales, &weights.mins);
+        add_block::<KIND, WIDTH, G>(sums, &products, floats, head);
     }
 }
 
@@ -299,15 +336,12 @@ unsafe fn add<const KIND: u8, const WIDTH: usize, const G: usize>(
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn begin<const KIND: u8, const WIDTH: usize, const G: usize>(
-    input: &BlockInput<'_>,
-    at: usize,
+    head: &Head,
 ) -> [[__m512i; G]; WIDTH] {
     if KIND == NIBBLES {
         return [[_mm512_setzero_si512(); G]; WIDTH];
     }
-    // SAFETY: the block is in the input.
-    let offsets = unsafe { *input.offsets.as_ptr().add(at) };
-    std::array::from_fn(|byte| [_mm512_set1_epi32(offsets[byte]); G])
+    std::array::from_fn(|byte| [_mm512_set1_epi32(head.offsets[2 - WIDTH + byte]); G])
 }
 
 /// Adds the products of four columns: for each of `WIDTH` bytes of the input's numbers those of `G` groups.
@@ -326,7 +360,10 @@ unsafe fn add_quads<const WIDTH: usize, const G: usize>(
     for (byte, products) in products.iter_mut().enumerate() {
         // SAFETY: inside the row's block of the input.
         let x = unsafe {
-            let from = input.quants.as_ptr().add((at * 2 + byte) * BLOCK);
+            let from = input
+                .quants
+                .as_ptr()
+                .add((at * 2 + 2 - WIDTH + byte) * BLOCK);
             quad(from.add(index * 4))
         };
         for (sum, quads) in products.iter_mut().zip(quads) {
@@ -345,16 +382,9 @@ unsafe fn add_block<const KIND: u8, const WIDTH: usize, const G: usize>(
     sums: &mut [__m512; G],
     products: &[[__m512i; G]; WIDTH],
     (scales, mins): (&[__m512; G], &[__m512; G]),
-    input: &BlockInput<'_>,
-    at: usize,
+    head: &Head,
 ) {
-    // SAFETY: the block is in the input.
-    let (scale, total) = unsafe {
-        (
-            _mm512_set1_ps(*input.scales.as_ptr().add(at)),
-            _mm512_set1_ps(*input.sums.as_ptr().add(at)),
-        )
-    };
+    let (scale, total) = (_mm512_set1_ps(head.scale), _mm512_set1_ps(head.sum));
     for (group, sum) in sums.iter_mut().enumerate() {
         let mut whole = products[0][group];
         if WIDTH == 2 {
