@@ -50,7 +50,6 @@ pub struct Head {
 /// Rows of an input as blocks; those of all rows that are at the same place in theirs lie one after the other.
 pub(super) struct BlockInput<'a> {
     pub(super) rows: usize,
-    filled: usize,
     pub(super) blocks: usize,
     pub(super) quants: &'a [i8],
     pub(super) heads: &'a [Head],
@@ -61,7 +60,7 @@ impl BlockInput<'_> {
     /// Which of all blocks one is.
     #[inline]
     pub(super) fn at(&self, row: usize, block: usize) -> usize {
-        block * self.filled + row
+        block * self.rows + row
     }
 
     /// The whole numbers of one block.
@@ -215,11 +214,15 @@ impl Activation {
         }
     }
 
-    /// The first `rows` rows as blocks of whole numbers.
+    /// Whether these were the rows that were filled last, and were rounded as products with these weights need it.
+    pub(super) fn suits(&self, matrix: &Matrix, rows: usize) -> bool {
+        !matrix.is_quantized() || self.form == (Form::Blocks, rows)
+    }
+
+    /// The first `rows` rows as blocks of whole numbers, where they [suit](Self::suits).
     pub(super) fn blocks(&self, rows: usize) -> BlockInput<'_> {
         BlockInput {
             rows,
-            filled: self.form.1,
             blocks: self.columns / BLOCK,
             quants: self.quants.signed(),
             heads: &self.heads,

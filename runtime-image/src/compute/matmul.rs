@@ -26,9 +26,9 @@ impl GroupOutput {
         self.of(row).copy_from_slice(&sums[..self.lanes]);
     }
 
-    /// A row's first output, and how many numbers on that of the next row is.
+    /// Where a row's first output is, and how many numbers on that of the next row is.
     pub(super) fn from(&self, row: usize) -> (*mut f32, usize) {
-        (self.of(row).as_mut_ptr(), self.stride)
+        (self.values.at(row * self.stride + self.first), self.stride)
     }
 
     /// A row's outputs: sixteen of them, or fewer at the matrix' end.
@@ -72,6 +72,10 @@ pub fn multiply(
         assert!(
             product.out.len() >= rows * matrix.rows(),
             "the output has room for every row"
+        );
+        assert!(
+            input.suits(matrix, rows),
+            "the rows of a quantised matrix' input were rounded to blocks, and were all that were"
         );
         targets.push((matrix, Shares::new(product.out), groups));
         groups += matrix.groups();

@@ -215,6 +215,11 @@ impl<T> Shares<T> {
         Self(slice.as_mut_ptr())
     }
 
+    /// Where the element at `offset` is.
+    pub(crate) fn at(&self, offset: usize) -> *mut T {
+        self.0.wrapping_add(offset)
+    }
+
     /// The `length` elements from `offset` on.
     ///
     /// # Safety
