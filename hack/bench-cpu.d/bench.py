@@ -58,13 +58,14 @@ def free_port():
 class Server:
     """A server of one file, on a port of its own, ended with its block."""
 
-    def __init__(self, kind, file, sequences=1, context=1024):
+    def __init__(self, kind, file, sequences=1, context=1024, guesses=0):
         self.kind, self.port = kind, free_port()
         if kind == "ours":
             command = [
                 RUNTIME, "serve", "--model", file, "--served-name", "model", "--threads", THREADS, "--listen", f"127.0.0.1:{self.port}",
                 "--management-listen", f"127.0.0.1:{free_port()}", "--max-sequences", sequences, "--max-queue", 64,
                 "--context-length", context, "--kv-cache-memory-bytes", (sequences + 1) * context * KV_TOKEN, "--drain-seconds", 0,
+                "--speculative-tokens", guesses,
             ]  # fmt: skip
         else:
             command = [
@@ -227,6 +228,19 @@ def vllm():
     compare("bf16", speeds, "vllmcpu")
 
 
+def copying():
+    """An answer that repeats its prompt, with tokens that are guessed from it and without."""
+
+    def one(guesses):
+        with Server("ours", FILES["q4_1"], guesses=guesses) as server:
+            server.ready()
+            return server.speed()[1]
+
+    guessed, plain = median_speeds(rounds(lambda: (one(8), one(0))))
+    note(f"an answer that repeats its prompt: {guessed:.0f} tokens a second with eight guesses, {plain:.0f} without")
+    figure("copying_8_guesses_speedup", guessed / plain)
+
+
 def serve():
     """16 clients with two requests each."""
 
@@ -347,6 +361,7 @@ FIGURES = {
     "q4_1": lambda: quantised("q4_1"),
     "q8_0": lambda: quantised("q8_0"),
     "mistralrs": mistralrs,
+    "copying": copying,
     "serve": serve,
     "prefix": prefix,
     "neighbour": neighbour,

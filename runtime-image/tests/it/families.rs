@@ -12,16 +12,17 @@ use half::{bf16, f16};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
-use crate::golden::fixture;
+use crate::candle;
+use crate::golden::{cases, fixture};
 
 const HIDDEN: usize = 32;
 const HEADS: usize = 4;
 const KEY_HEADS: usize = 2;
-const WIDTH: usize = 16;
 const INNER: usize = 48;
 const VOCABULARY: usize = 768;
 const LAYERS: usize = 2;
 const BASE: f64 = 10_000.0;
+const MOST_ROWS: usize = 96;
 
 #[derive(Clone, Copy, PartialEq)]
 struct Family {
@@ -30,6 +31,8 @@ struct Family {
     head_norms: bool,
     tied: bool,
     yarn: bool,
+    /// Numbers of one head.
+    width: usize,
     kind: Dtype,
 }
 
@@ -37,7 +40,7 @@ type Weights = HashMap<String, Vec<f64>>;
 
 /// Random weights, as the file's type rounds them.
 fn weights(family: Family) -> Weights {
-    let (queries, shared) = (HEADS * WIDTH, KEY_HEADS * WIDTH);
+    let (queries, shared) = (HEADS * family.width, KEY_HEADS * family.width);
     let mut sizes = vec![
         ("model.embed_tokens.weight".to_owned(), VOCABULARY * HIDDEN),
         ("model.norm.weight".to_owned(), HIDDEN),
@@ -64,8 +67,8 @@ fn weights(family: Family) -> Weights {
             }
         }
         if family.head_norms {
-            add("self_attn.q_norm.weight", WIDTH);
-            add("self_attn.k_norm.weight", WIDTH);
+            add("self_attn.q_norm.weight", family.width);
+            add("self_attn.k_norm.weight", family.width);
         }
     }
     let mut seed = 1_u64;
@@ -96,8 +99,7 @@ fn weights(family: Family) -> Weights {
 fn shape_of(name: &str, size: usize) -> Vec<usize> {
     let columns = match name {
         _ if name.contains("norm") || name.ends_with("bias") => return vec![size],
-        _ if name.contains("o_proj") => HEADS * WIDTH,
-        _ if name.contains("down_proj") => INNER,
+        _ if name.contains("o_proj") || name.contains("down_proj") => size / HIDDEN,
         _ => HIDDEN,
     };
     vec![size / columns, columns]
@@ -135,9 +137,11 @@ fn write(folder: &Path, family: Family, weights: &Weights) {
         json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64 });
     let mut config = json!({
         "architectures": [family.architecture], "hidden_size": HIDDEN, "intermediate_size": INNER,
-        "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KEY_HEADS, "head_dim": WIDTH,
+        "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KEY_HEADS, "head_dim": family.width,
         "vocab_size": VOCABULARY, "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "hidden_act": "silu",
         "tie_word_embeddings": family.tied,
+        // What Qwen's files say besides.
+        "attention_bias": false, "max_window_layers": LAYERS, "sliding_window": 4096, "use_sliding_window": false,
     });
     // The older spelling for one, the newer one for the other.
     if family.head_norms {
@@ -172,16 +176,16 @@ fn norm(x: &[f64], weight: &[f64]) -> Vec<f64> {
 }
 
 /// Radians per position of each pair and what cosines and sines are multiplied by.
-fn rotation(yarn: bool) -> (Vec<f64>, f64) {
-    let width = WIDTH as f64;
+fn rotation(family: Family) -> (Vec<f64>, f64) {
+    let width = family.width as f64;
     let plain = |pair: usize| BASE.powf(-2.0 * pair as f64 / width);
-    if !yarn {
-        return ((0..WIDTH / 2).map(plain).collect(), 1.0);
+    if !family.yarn {
+        return ((0..family.width / 2).map(plain).collect(), 1.0);
     }
     let bound =
         |turns: f64| width * (64.0 / (turns * 2.0 * std::f64::consts::PI)).ln() / (2.0 * BASE.ln());
     let (low, high) = (bound(32.0).floor().max(0.0), bound(1.0).ceil());
-    let frequencies = (0..WIDTH / 2)
+    let frequencies = (0..family.width / 2)
         .map(|pair| {
             let slow = ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0);
             plain(pair) * (slow / 4.0 + 1.0 - slow)
@@ -192,7 +196,8 @@ fn rotation(yarn: bool) -> (Vec<f64>, f64) {
 
 /// Logits of the last token, by the definition.
 fn reference(family: Family, weights: &Weights, tokens: &[u32]) -> Vec<f64> {
-    let (frequencies, scale) = rotation(family.yarn);
+    let (frequencies, scale) = rotation(family);
+    let width = family.width;
     let embedding = &weights["model.embed_tokens.weight"];
     let mut states: Vec<Vec<f64>> = tokens
         .iter()
@@ -206,7 +211,7 @@ fn reference(family: Family, weights: &Weights, tokens: &[u32]) -> Vec<f64> {
         };
         let turn = |part: &str, heads: Vec<f64>, position: usize| -> Vec<f64> {
             let mut all = Vec::new();
-            for head in heads.chunks_exact(WIDTH) {
+            for head in heads.chunks_exact(width) {
                 let head = match weights.get(&name(part)) {
                     Some(weight) => norm(head, weight),
                     None => head.to_vec(),
@@ -214,9 +219,9 @@ fn reference(family: Family, weights: &Weights, tokens: &[u32]) -> Vec<f64> {
                 let mut out = head.clone();
                 for (pair, frequency) in frequencies.iter().enumerate() {
                     let (sin, cos) = (frequency * position as f64).sin_cos();
-                    let (x, y) = (head[pair], head[pair + WIDTH / 2]);
+                    let (x, y) = (head[pair], head[pair + width / 2]);
                     out[pair] = (x * cos - y * sin) * scale;
-                    out[pair + WIDTH / 2] = (y * cos + x * sin) * scale;
+                    out[pair + width / 2] = (y * cos + x * sin) * scale;
                 }
                 all.extend(out);
             }
@@ -246,17 +251,17 @@ fn reference(family: Family, weights: &Weights, tokens: &[u32]) -> Vec<f64> {
                 at,
             );
             let mut attended = Vec::new();
-            for (head, query) in query.chunks_exact(WIDTH).enumerate() {
-                let own = head / (HEADS / KEY_HEADS) * WIDTH;
+            for (head, query) in query.chunks_exact(width).enumerate() {
+                let own = head / (HEADS / KEY_HEADS) * width;
                 let scores: Vec<f64> = keys[..=at]
                     .iter()
                     .map(|key| {
                         let dot: f64 = query.iter().zip(&key[own..]).map(|(q, k)| q * k).sum();
-                        (dot / (WIDTH as f64).sqrt()).exp()
+                        (dot / (width as f64).sqrt()).exp()
                     })
                     .collect();
                 let total: f64 = scores.iter().sum();
-                attended.extend((0..WIDTH).map(|d| {
+                attended.extend((0..width).map(|d| {
                     let parts = scores.iter().zip(&values);
                     parts
                         .map(|(score, value)| score / total * value[own + d])
@@ -309,11 +314,13 @@ fn llama_and_qwen_with_biases_norms_and_yarn_are_what_their_definition_says() {
         head_norms: false,
         tied: false,
         yarn: false,
+        width: 16,
         kind: Dtype::F32,
     };
     let qwen2 = Family {
         architecture: "Qwen2ForCausalLM",
         biases: QKV,
+        width: HIDDEN / HEADS,
         kind: Dtype::BF16,
         ..plain
     };
@@ -324,6 +331,10 @@ fn llama_and_qwen_with_biases_norms_and_yarn_are_what_their_definition_says() {
         ..plain
     };
     for family in [
+        Family {
+            width: HIDDEN / HEADS,
+            ..plain
+        },
         Family {
             biases: ALL,
             kind: Dtype::F16,
@@ -346,23 +357,52 @@ fn llama_and_qwen_with_biases_norms_and_yarn_are_what_their_definition_says() {
         let tokens: Vec<u32> = (0..90).map(|at| at * 37 % 700).collect();
         let expected = reference(family, &weights, &tokens);
         for ranks in [1, 2] {
-            let logits = compute(folder.path(), ranks, &tokens);
-            let worst = logits
-                .iter()
-                .zip(&expected)
-                .map(|(ours, exact)| (f64::from(*ours) - exact).abs())
-                .fold(0.0, f64::max);
+            let worst = furthest(&compute(folder.path(), ranks, &tokens), &expected);
             let name = family.architecture;
             assert!(worst < 1e-4, "{name} in {ranks} ranks is off by {worst}");
         }
+        // candle knows neither YaRN nor biases in Llama.
+        if !family.yarn && family.biases != ALL {
+            let theirs = candle::logits(folder.path(), &tokens);
+            let worst = furthest(&theirs, &expected);
+            assert!(
+                worst < 1e-4,
+                "candle's {} is off by {worst}",
+                family.architecture
+            );
+        }
     }
+}
+
+fn furthest(logits: &[f32], exact: &[f64]) -> f64 {
+    assert_eq!(logits.len(), exact.len());
+    let pairs = logits.iter().zip(exact);
+    pairs
+        .map(|(logit, exact)| (f64::from(*logit) - exact).abs())
+        .fold(0.0, f64::max)
+}
+
+#[test]
+fn the_prompts_of_a_llama_3_mean_to_candle_what_they_mean_here() {
+    let folder = fixture("model");
+    let mut compared = 0;
+    for case in cases() {
+        if case.prompt_tokens.len() <= MOST_ROWS {
+            let theirs = candle::logits(&folder, &case.prompt_tokens);
+            let theirs: Vec<f64> = theirs.into_iter().map(f64::from).collect();
+            let worst = furthest(&compute(&folder, 1, &case.prompt_tokens), &theirs);
+            assert!(worst < 1e-4, "{} is off by {worst}", case.name);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 5);
 }
 
 /// The last token's logits; all tokens in one step.
 fn compute(folder: &Path, ranks: usize, tokens: &[u32]) -> Vec<f32> {
     let mut weights = folder::open(folder).unwrap().weights;
     let capacity = Capacity {
-        rows: 96,
+        rows: MOST_ROWS,
         logits_rows: 1,
         blocks: 4,
     };
@@ -397,6 +437,7 @@ fn an_unknown_architecture_is_refused_with_those_that_work() {
         head_norms: false,
         tied: true,
         yarn: false,
+        width: 16,
         kind: Dtype::F32,
     };
     write(folder.path(), family, &weights(family));

@@ -4,6 +4,7 @@
 
 mod answers;
 mod bad_input;
+mod candle;
 mod card;
 mod check;
 #[path = "../../examples/random_mllama/checkpoint.rs"]
