@@ -57,10 +57,16 @@ pub(super) struct BlockInput<'a> {
 }
 
 impl BlockInput<'_> {
+    /// Which of all blocks of `rows` rows one is.
+    #[inline]
+    const fn place(rows: usize, row: usize, block: usize) -> usize {
+        block * rows + row
+    }
+
     /// Which of all blocks one is.
     #[inline]
     pub(super) fn at(&self, row: usize, block: usize) -> usize {
-        block * self.rows + row
+        Self::place(self.rows, row, block)
     }
 
     /// The whole numbers of one block.
@@ -87,7 +93,7 @@ impl RowOutput<'_> {
     /// There is this block, and no other reference to it.
     #[expect(clippy::mut_from_ref, reason = "as with the parts that it hands out")]
     pub(super) unsafe fn block(&self, block: usize) -> (&mut [i8], &mut Head, &mut bool) {
-        let at = block * self.rows + self.row;
+        let at = BlockInput::place(self.rows, self.row, block);
         // SAFETY: by this function's contract.
         unsafe {
             (

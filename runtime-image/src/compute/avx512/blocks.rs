@@ -58,9 +58,10 @@ pub(in crate::compute) unsafe fn multiply<const KIND: u8, const G: usize>(
     let whole = outs.iter().all(|out| out.of(0).len() == GROUP);
     let mut kept = [const { MaybeUninit::<[__m512; G]>::uninit() }; SPAN];
     for span in input.turns.spans() {
+        let between = (kept.as_mut_ptr().cast::<f32>(), G * GROUP);
         let mut sums = Sums {
             from: (ZEROS.as_ptr(), 0),
-            to: (kept.as_mut_ptr().cast::<f32>(), G * GROUP),
+            to: between,
         };
         for block in 0..input.blocks {
             if block + 1 == input.blocks && whole {
@@ -76,7 +77,7 @@ pub(in crate::compute) unsafe fn multiply<const KIND: u8, const G: usize>(
                 add_all::<KIND, 1, G>(&weights, input, short, first, &sums);
                 add_all::<KIND, 2, G>(&weights, input, long, first, &sums);
             }
-            sums.from = (kept.as_ptr().cast::<f32>(), G * GROUP);
+            sums.from = (between.0.cast_const(), between.1);
         }
         if !whole {
             // SAFETY: the instructions are there, and the sums of the span's rows were written.
